@@ -1,0 +1,195 @@
+package web
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics are the counters of one service's requests.
+type Metrics struct {
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	panics   prometheus.Counter
+}
+
+// NewMetrics registers the request metrics of a service.
+func NewMetrics(reg prometheus.Registerer, service string) *Metrics {
+	labels := prometheus.Labels{"service": service}
+	m := &Metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "urbandata_http_requests_total", Help: "Requests answered, by route, method and status.", ConstLabels: labels,
+		}, []string{"route", "method", "status"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "urbandata_http_request_seconds", Help: "Time from a request's header to the end of its answer.", ConstLabels: labels,
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10},
+		}, []string{"route"}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "urbandata_http_panics_total", Help: "Requests that ended in a panic and were answered 500.", ConstLabels: labels,
+		}),
+	}
+	reg.MustRegister(m.requests, m.duration, m.panics)
+	return m
+}
+
+// record is what the chain learns about one request on its way.
+type record struct {
+	traceID string
+	route   string // the template, never the path: a path may hold anything
+	cause   error  // what a problem hid from the client
+	http.ResponseWriter
+	status int
+	bytes  int64
+}
+
+type recordKey struct{}
+
+func recordOf(ctx context.Context) *record {
+	r, _ := ctx.Value(recordKey{}).(*record)
+	return r
+}
+
+// RequestID is the trace id of the request that ctx belongs to, 32 hex
+// digits, or "".
+func RequestID(ctx context.Context) string {
+	if r := recordOf(ctx); r != nil {
+		return r.traceID
+	}
+	return ""
+}
+
+// NoteCause puts err into the log line of the request that ctx belongs to.
+// The client never sees it. Give it nothing secret.
+func NoteCause(ctx context.Context, err error) {
+	if r := recordOf(ctx); r != nil && r.cause == nil {
+		r.cause = err
+	}
+}
+
+func (r *record) WriteHeader(status int) {
+	if r.status == 0 || r.status < 200 { // 1xx may come before
+		r.status = status
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *record) Write(b []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	n, err := r.ResponseWriter.Write(b)
+	r.bytes += int64(n)
+	return n, err
+}
+
+// Unwrap lets http.ResponseController through.
+func (r *record) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// Handler is the chain around an API: see the package comment.
+func (a *API) Handler(log *slog.Logger, metrics *Metrics) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		rec := &record{traceID: traceID(r.Header.Get("Traceparent")), ResponseWriter: w}
+		h := w.Header()
+		h.Set("X-Request-Id", rec.traceID)
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		ctx := context.WithValue(r.Context(), recordKey{}, rec)
+
+		defer func() {
+			level := slog.LevelInfo
+			if v := recover(); v != nil {
+				if v == http.ErrAbortHandler { //nolint:errorlint // net/http compares the value itself
+					panic(v)
+				}
+				metrics.panics.Inc()
+				rec.cause = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+				if rec.status == 0 {
+					Internal(context.Background(), rec.cause).Write(rec)
+				}
+			}
+			if rec.status >= 500 {
+				level = slog.LevelError
+			}
+			took := time.Since(start)
+			route, method := rec.route, knownMethod(r.Method)
+			if route == "" {
+				route = "none"
+			}
+			metrics.requests.WithLabelValues(route, method, strconv.Itoa(rec.status)).Inc()
+			metrics.duration.WithLabelValues(route).Observe(took.Seconds())
+			if log.Enabled(ctx, level) {
+				attrs := []slog.Attr{
+					slog.String("request_id", rec.traceID), slog.String("method", method), slog.String("route", route),
+					slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes), slog.Duration("took", took),
+				}
+				if rec.cause != nil {
+					attrs = append(attrs, slog.String("cause", rec.cause.Error()))
+				}
+				log.LogAttrs(ctx, level, "request", attrs...)
+			}
+		}()
+		a.Router.ServeHTTP(rec, normalise(r.WithContext(ctx)))
+	})
+}
+
+// normalise takes one trailing slash off the path, so that both spellings
+// reach one route without a redirect that loses a body, and lets HEAD take
+// the route of GET (net/http drops the body).
+func normalise(r *http.Request) *http.Request {
+	if r.Method == http.MethodHead {
+		r.Method = http.MethodGet // r is already the chain's own copy
+	}
+	if p := r.URL.Path; len(p) > 1 && strings.HasSuffix(p, "/") && !strings.HasSuffix(r.URL.RawPath, "%2F") {
+		u := *r.URL
+		u.Path = strings.TrimSuffix(u.Path, "/")
+		u.RawPath = strings.TrimSuffix(u.RawPath, "/")
+		r.URL = &u
+	}
+	return r
+}
+
+// knownMethod keeps made-up methods out of the metrics' labels.
+func knownMethod(m string) string {
+	switch m {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return m
+	}
+	return "other"
+}
+
+// traceID is the trace id of a W3C traceparent, or a new one where there is
+// none or it breaks the rules (Trace Context §3.2): version, 32 and 16 lower
+// hex digits not all zero, flags.
+func traceID(parent string) string {
+	if len(parent) >= 55 && parent[2] == '-' && parent[35] == '-' && parent[52] == '-' &&
+		(len(parent) == 55 && parent[:2] == "00" || parent[:2] != "00" && parent[:2] != "ff" && (len(parent) == 55 || parent[55] == '-')) {
+		id, span := parent[3:35], parent[36:52]
+		if isHex(parent[:2]) && isHex(id) && isHex(span) && isHex(parent[53:55]) &&
+			strings.Trim(id, "0") != "" && strings.Trim(span, "0") != "" {
+			return id
+		}
+	}
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+func isHex(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}

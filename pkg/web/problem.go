@@ -1,0 +1,294 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// The media type of a [Problem] (RFC 9457 §3).
+const problemType = "application/problem+json"
+
+// Limits on what an error answer says, so that a hostile body of a million
+// wrong members can't make a million lines.
+const (
+	maxFieldErrors   = 20
+	maxPointerLength = 256
+)
+
+// Problem is the one shape of an error answer (RFC 9457). It is an error, so
+// a handler returns it like any other.
+type Problem struct {
+	Type   string       `json:"type" doc:"What kind of problem this is; about:blank means that title and status say it all" example:"about:blank"`
+	Title  string       `json:"title" doc:"The status in words" example:"Unprocessable Entity"`
+	Status int          `json:"status" doc:"The HTTP status" example:"422"`
+	Code   string       `json:"code" doc:"The problem's name, the same in every language" example:"validation_failed"`
+	Detail string       `json:"detail" doc:"What went wrong, for a person" example:"The request has members that are not valid."`
+	Errors []FieldError `json:"errors,omitempty" nullable:"false" doc:"What is wrong with which member, parameter or header"`
+
+	// The members of RFC 6749 §5.2, at the endpoints that issue tokens.
+	OAuthError       string `json:"error,omitempty" doc:"RFC 6749 error code, at the endpoints that issue tokens" example:"invalid_request"`
+	OAuthDescription string `json:"error_description,omitempty" doc:"RFC 6749 error description, the same as detail"`
+
+	header http.Header
+}
+
+// FieldError says what is wrong with one part of the request. Exactly one of
+// Pointer, Parameter and Header is set. The value itself is never repeated:
+// it may be a secret.
+type FieldError struct {
+	Pointer   *string `json:"pointer,omitempty" doc:"JSON Pointer (RFC 6901) to the member of the body; the empty string is the whole body" example:"/x_coord"`
+	Parameter string  `json:"parameter,omitempty" doc:"Name of the query or path parameter" example:"limit"`
+	Header    string  `json:"header,omitempty" doc:"Name of the header field"`
+	Detail    string  `json:"detail" doc:"What is wrong with it" example:"must be a number between -180 and 180"`
+}
+
+// AtMember is a [FieldError] about a member of the body, by JSON Pointer.
+func AtMember(pointer, detail string) FieldError {
+	if len(pointer) > maxPointerLength {
+		pointer = strings.ToValidUTF8(pointer[:maxPointerLength], "") + "…"
+	}
+	return FieldError{Pointer: &pointer, Detail: detail}
+}
+
+// AtParameter is a [FieldError] about a query or path parameter.
+func AtParameter(name, detail string) FieldError {
+	if len(name) > maxPointerLength {
+		name = strings.ToValidUTF8(name[:maxPointerLength], "") + "…"
+	}
+	return FieldError{Parameter: name, Detail: detail}
+}
+
+// NewProblem makes a problem. code is its name in any language (snake_case),
+// detail a sentence for a person, constant or made from what the client may
+// know.
+func NewProblem(status int, code, detail string, errs ...FieldError) *Problem {
+	return &Problem{
+		Type: "about:blank", Title: statusText(status), Status: status,
+		Code: code, Detail: detail, Errors: errs,
+	}
+}
+
+// Invalid is the problem of a request that is understood but not valid: 422.
+func Invalid(errs ...FieldError) *Problem {
+	return NewProblem(http.StatusUnprocessableEntity, "validation_failed",
+		"The request is not valid: see errors.", errs...)
+}
+
+// Unavailable is the problem of a service that can't answer now but will: 503
+// with Retry-After.
+func Unavailable(retryAfter time.Duration) *Problem {
+	return NewProblem(http.StatusServiceUnavailable, "unavailable",
+		"The service can't answer this just now. Try again later.").
+		With("Retry-After", strconv.Itoa(int(max(retryAfter, time.Second)/time.Second)))
+}
+
+// Internal hides err from the client and gives it to the request's log line.
+// It is what a service's error mapping ends with. A request that the client
+// gave up is answered 499 (nobody reads it, but it is no fault of ours), one
+// that ran out of time 503.
+func Internal(ctx context.Context, err error) *Problem {
+	NoteCause(ctx, err)
+	switch {
+	case errors.Is(context.Cause(ctx), context.Canceled):
+		return NewProblem(statusClientClosed, "client_closed", "The client closed the request.")
+	case errors.Is(err, context.DeadlineExceeded), ctx.Err() != nil:
+		return Unavailable(time.Second)
+	}
+	return NewProblem(http.StatusInternalServerError, "internal",
+		"Something went wrong here. The request id in the X-Request-Id header finds it in the log.")
+}
+
+// statusClientClosed is what nginx logs for a client that left.
+const statusClientClosed = 499
+
+func statusText(status int) string {
+	if status == statusClientClosed {
+		return "Client Closed Request"
+	}
+	return http.StatusText(status)
+}
+
+// With adds a header field to the answer.
+func (p *Problem) With(name, value string) *Problem {
+	if p.header == nil {
+		p.header = http.Header{}
+	}
+	p.header.Add(name, value)
+	return p
+}
+
+// Error is the detail, so that a problem can be returned and logged.
+func (p *Problem) Error() string { return p.Detail }
+
+// GetStatus makes a problem a huma.StatusError.
+func (p *Problem) GetStatus() int { return p.Status }
+
+// GetHeaders makes a problem a huma.HeadersError.
+func (p *Problem) GetHeaders() http.Header { return p.header }
+
+// ContentType makes every problem go out as problem+json.
+func (p *Problem) ContentType(string) string { return problemType }
+
+// Write sends the problem from a plain http.Handler.
+func (p *Problem) Write(w http.ResponseWriter) {
+	for name, values := range p.header {
+		w.Header()[name] = values
+	}
+	h := w.Header()
+	h.Set("Content-Type", problemType)
+	if h.Get("Cache-Control") == "" {
+		h.Set("Cache-Control", "no-store")
+	}
+	body, err := marshal(p)
+	if err != nil { // plain strings and numbers: it can't
+		panic(err)
+	}
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(p.Status)
+	_, _ = w.Write(body) // the client may have left; there is nobody to tell
+}
+
+// forOAuth gives the problem the members of RFC 6749 §5.2, and its 400 where
+// a plain API says 422.
+func (p *Problem) forOAuth() *Problem {
+	if p.Status == http.StatusUnprocessableEntity {
+		p.Status, p.Title = http.StatusBadRequest, statusText(http.StatusBadRequest)
+	}
+	if p.OAuthError == "" {
+		switch {
+		case p.Status >= 500:
+			p.OAuthError = "server_error"
+			if p.Status == http.StatusServiceUnavailable {
+				p.OAuthError = "temporarily_unavailable"
+			}
+		default:
+			p.OAuthError = "invalid_request"
+		}
+	}
+	p.OAuthDescription = p.Detail
+	return p
+}
+
+// OAuth marks an operation whose errors also carry the members of RFC 6749
+// §5.2: Operation{Metadata: web.OAuth}.
+var OAuth = map[string]any{oauthKey: true}
+
+const oauthKey = "urbandata.oauth"
+
+// huma takes its error type and its case rule from package variables. Every
+// API in this program wants the same, so they are set once, here.
+func init() {
+	huma.ValidateStrictCasing = true // else {"title":"ok","TITLE":""} passes validation
+	huma.DefaultArrayNullable = false
+	huma.NewError = func(status int, message string, errs ...error) huma.StatusError {
+		return fromHuma(context.Background(), status, message, errs)
+	}
+	huma.NewErrorWithContext = func(ctx huma.Context, status int, message string, errs ...error) huma.StatusError {
+		if ctx == nil { // huma asks for an example while it draws up the document
+			return fromHuma(context.Background(), status, message, errs)
+		}
+		p := fromHuma(ctx.Context(), status, message, errs)
+		if op := ctx.Operation(); op != nil && op.Metadata[oauthKey] != nil {
+			p = p.forOAuth()
+		}
+		for name, values := range p.header {
+			for _, v := range values {
+				ctx.SetHeader(name, v)
+			}
+		}
+		ctx.SetHeader("Cache-Control", "no-store")
+		return p
+	}
+}
+
+// fromHuma turns what huma found into a problem. A *Problem among errs (our
+// body reader's, a handler's) is the answer as it stands.
+func fromHuma(ctx context.Context, status int, message string, errs []error) *Problem {
+	var fields []FieldError
+	for _, err := range errs {
+		var p *Problem
+		if errors.As(err, &p) {
+			return p
+		}
+		var d huma.ErrorDetailer
+		if errors.As(err, &d) {
+			if len(fields) < maxFieldErrors {
+				fields = append(fields, fieldError(d.ErrorDetail()))
+			}
+		} else if status >= 500 {
+			return Internal(ctx, err)
+		}
+	}
+	slices.SortStableFunc(fields, func(a, b FieldError) int { return strings.Compare(a.where(), b.where()) })
+	code, detail := "invalid_request", message
+	switch status {
+	case http.StatusBadRequest:
+		code, detail = "malformed", "The body is not what it should be: see errors."
+		if len(fields) == 0 {
+			detail = "The request needs a body."
+		}
+	case http.StatusUnprocessableEntity:
+		return Invalid(fields...)
+	case http.StatusRequestEntityTooLarge:
+		code, detail = "too_large", "The body is too large."
+	case http.StatusRequestTimeout:
+		code, detail = "timeout", "The body didn't arrive in time."
+	case http.StatusUnsupportedMediaType:
+		code = "unsupported_media_type"
+	case http.StatusNotAcceptable:
+		code, detail = "not_acceptable", "Only application/json can be had here."
+	}
+	return NewProblem(status, code, detail, fields...)
+}
+
+// where orders errors: huma finds unknown members in map order.
+func (f FieldError) where() string {
+	if f.Pointer != nil {
+		return *f.Pointer
+	}
+	return f.Parameter + f.Header
+}
+
+// fieldError turns huma's location ("body.a[0].b", "query.limit") into a
+// pointer or a name, and drops the value.
+func fieldError(d *huma.ErrorDetail) FieldError {
+	in, rest, _ := strings.Cut(d.Location, ".")
+	if i := strings.IndexByte(in, '['); i >= 0 { // "body[0].title"
+		in, rest = in[:i], d.Location[i:]
+	}
+	switch in {
+	case "query", "path":
+		return AtParameter(rest, d.Message)
+	case "header", "cookie":
+		return FieldError{Header: rest, Detail: d.Message}
+	}
+	if pointer, message, ok := splitDecodeError(d.Message); ok {
+		return AtMember(pointer, message)
+	}
+	pointer, message := "", d.Message
+	if rest != "" {
+		pointer = "/" + strings.NewReplacer("~", "~0", "/", "~1", ".", "/", "[", "/", "]", "").Replace(strings.TrimPrefix(rest, "["))
+	}
+	// huma reports a missing member at its parent and names it in the text.
+	if name, ok := strings.CutPrefix(message, "expected required property "); ok {
+		if name, ok = strings.CutSuffix(name, " to be present"); ok {
+			pointer, message = pointer+"/"+escapePointer(name), "is required"
+		}
+	}
+	if message == "unexpected property" {
+		message = "is not a known member"
+	}
+	return AtMember(pointer, message)
+}
+
+// escapePointer escapes a member name for a JSON Pointer (RFC 6901 §3).
+func escapePointer(name string) string {
+	return strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
+}

@@ -1,0 +1,96 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Limits of every public listener. A client that is slower than these is cut
+// off; an honest one never is.
+const (
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 30 * time.Second
+	writeTimeout      = 60 * time.Second
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 16 << 10
+)
+
+// Server is one service on one listener.
+type Server struct {
+	Name     string
+	Listener net.Listener
+	Handler  http.Handler
+	Health   *Health // may be nil
+
+	// DrainDelay is how long the server goes on taking requests after
+	// /readyz began to say no, so that load balancers notice. DrainTimeout
+	// is how long running requests then have to end.
+	DrainDelay   time.Duration
+	DrainTimeout time.Duration
+
+	Log *slog.Logger
+}
+
+// Run serves until ctx ends, then drains: /readyz says 503, DrainDelay passes,
+// the listener closes, running requests end. It returns nil after a drain in
+// which every request ended in time.
+func (s *Server) Run(ctx context.Context) error {
+	srv := &http.Server{
+		Handler:           s.Handler,
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		// net/http's own messages hold the peer's address and its bytes.
+		ErrorLog: slog.NewLogLogger(s.Log.With("service", s.Name).Handler(), slog.LevelDebug),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(s.Listener) }()
+
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve %s: %w", s.Name, err)
+	case <-ctx.Done():
+	}
+	if s.Health != nil {
+		s.Health.Drain()
+		select {
+		case <-time.After(s.DrainDelay):
+		case err := <-failed:
+			return fmt.Errorf("serve %s: %w", s.Name, err)
+		}
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(s.DrainTimeout, time.Second))
+	defer cancel()
+	if err := srv.Shutdown(drain); err != nil {
+		_ = srv.Close()
+		return fmt.Errorf("drain %s: %w", s.Name, err)
+	}
+	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", s.Name, err)
+	}
+	return nil
+}
+
+// DebugHandler serves /metrics and /debug/pprof. It belongs on a listener
+// that the public can't reach.
+func DebugHandler(reg prometheus.Gatherer) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return mux
+}
