@@ -112,7 +112,9 @@ func (a *API) Fail(ctx huma.Context, p *Problem) {
 // takes. An absent type is refused too: a page elsewhere can make a browser
 // send that, or a form's, without asking first.
 func (a *API) checkMediaType(ctx huma.Context, next func(huma.Context)) {
-	if body := ctx.Operation().RequestBody; body != nil {
+	body := ctx.Operation().RequestBody
+	r, _ := humamux.Unwrap(ctx)
+	if body != nil && (body.Required || r.ContentLength != 0) {
 		mediaType, params, err := mime.ParseMediaType(ctx.Header("Content-Type"))
 		charset := strings.ToLower(params["charset"])
 		if _, ok := body.Content[mediaType]; err != nil || !ok || charset != "" && charset != "utf-8" {

@@ -130,22 +130,25 @@ func (p *Problem) Error() string { return p.Detail }
 // GetStatus makes a problem a huma.StatusError.
 func (p *Problem) GetStatus() int { return p.Status }
 
-// GetHeaders makes a problem a huma.HeadersError.
-func (p *Problem) GetHeaders() http.Header { return p.header }
+// GetHeaders makes a problem a huma.HeadersError. An error is not to be kept
+// by a cache, unless its maker says otherwise.
+func (p *Problem) GetHeaders() http.Header {
+	if p.header.Get("Cache-Control") == "" {
+		return p.With("Cache-Control", "no-store").header
+	}
+	return p.header
+}
 
 // ContentType makes every problem go out as problem+json.
 func (p *Problem) ContentType(string) string { return problemType }
 
 // Write sends the problem from a plain http.Handler.
 func (p *Problem) Write(w http.ResponseWriter) {
-	for name, values := range p.header {
-		w.Header()[name] = values
-	}
 	h := w.Header()
-	h.Set("Content-Type", problemType)
-	if h.Get("Cache-Control") == "" {
-		h.Set("Cache-Control", "no-store")
+	for name, values := range p.GetHeaders() {
+		h[name] = values
 	}
+	h.Set("Content-Type", problemType)
 	body, err := marshal(p)
 	if err != nil { // plain strings and numbers: it can't
 		panic(err)
@@ -155,9 +158,9 @@ func (p *Problem) Write(w http.ResponseWriter) {
 	_, _ = w.Write(body) // the client may have left; there is nobody to tell
 }
 
-// forOAuth gives the problem the members of RFC 6749 §5.2, and its 400 where
+// ForOAuth gives the problem the members of RFC 6749 §5.2, and its 400 where
 // a plain API says 422.
-func (p *Problem) forOAuth() *Problem {
+func (p *Problem) ForOAuth() *Problem {
 	if p.Status == http.StatusUnprocessableEntity {
 		p.Status, p.Title = http.StatusBadRequest, statusText(http.StatusBadRequest)
 	}
@@ -177,7 +180,8 @@ func (p *Problem) forOAuth() *Problem {
 }
 
 // OAuth marks an operation whose errors also carry the members of RFC 6749
-// §5.2: Operation{Metadata: web.OAuth}.
+// §5.2: Operation{Metadata: web.OAuth}. A problem that the operation's own
+// function returns goes through [Problem.ForOAuth] there.
 var OAuth = map[string]any{oauthKey: true}
 
 const oauthKey = "urbandata.oauth"
@@ -196,14 +200,11 @@ func init() {
 		}
 		p := fromHuma(ctx.Context(), status, message, errs)
 		if op := ctx.Operation(); op != nil && op.Metadata[oauthKey] != nil {
-			p = p.forOAuth()
+			p = p.ForOAuth()
 		}
-		for name, values := range p.header {
-			for _, v := range values {
-				ctx.SetHeader(name, v)
-			}
+		for name, values := range p.GetHeaders() {
+			ctx.SetHeader(name, strings.Join(values, ", "))
 		}
-		ctx.SetHeader("Cache-Control", "no-store")
 		return p
 	}
 }

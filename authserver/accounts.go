@@ -1,0 +1,363 @@
+package authserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/mail"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+	"golang.org/x/text/unicode/norm"
+
+	"github.com/urbandata/urbandata/pkg/token"
+)
+
+// ErrCredentials says that no enabled user has this address and password. It
+// doesn't say which of the three it was, and each costs the same.
+var ErrCredentials = errors.New("authserver: wrong e-mail address or password")
+
+// User is a user as the API and the command line show one.
+type User struct {
+	ID        string       `json:"id" format:"uuid" doc:"UUIDv7; the sub of the user's tokens"`
+	Email     string       `json:"email" format:"email"`
+	FirstName string       `json:"first_name"`
+	LastName  string       `json:"last_name"`
+	Company   string       `json:"company"`
+	Roles     []token.Role `json:"roles" nullable:"false"`
+	CreatedAt time.Time    `json:"created_at"`
+	Disabled  bool         `json:"disabled"`
+}
+
+// NewUser is what a user is made from.
+type NewUser struct {
+	Email, Password, FirstName, LastName, Company string
+	Roles                                         []token.Role // none means [token.RoleUser]
+}
+
+// FieldError says what is wrong with one value of a [NewUser].
+type FieldError struct {
+	Field  string // email, password, first_name, last_name, company or roles
+	Reason string // "must …" or "is …"
+}
+
+// Error names the field and the reason, never the value.
+func (e *FieldError) Error() string { return e.Field + " " + e.Reason }
+
+const maxName = 150 // code points
+
+// Accounts is what can be done with users and their sessions, by HTTP or from
+// the command line. It is safe for concurrent use.
+type Accounts struct {
+	store  *Store
+	hasher *hasher
+	now    func() time.Time
+	limits SessionLimits
+}
+
+// SessionLimits says how long a session lasts.
+type SessionLimits struct {
+	Grace    time.Duration // how long a superseded refresh token is still answered
+	Idle     time.Duration // a session ends when it isn't refreshed for this long
+	Lifetime time.Duration // a session ends at this age
+}
+
+// DefaultSessionLimits forgive a lost answer for ten seconds and end a session
+// after a week without a sign of life or after ninety days.
+func DefaultSessionLimits() SessionLimits {
+	return SessionLimits{Grace: 10 * time.Second, Idle: 7 * 24 * time.Hour, Lifetime: 90 * 24 * time.Hour}
+}
+
+// NewAccounts works on a store. now is the clock, nil for the real one.
+func NewAccounts(store *Store, limits SessionLimits, now func() time.Time) *Accounts {
+	if now == nil {
+		now = time.Now
+	}
+	return &Accounts{store: store, hasher: newHasher(), now: now, limits: limits}
+}
+
+// Create stores a user. The error joins a [*FieldError] for each value that
+// won't do, or is [ErrEmailTaken], [ErrBusy], or a failure of the database.
+func (a *Accounts) Create(ctx context.Context, n NewUser) (*User, error) {
+	email, key, err := parseEmail(n.Email)
+	errs := []error{err}
+	for _, f := range []struct{ field, value string }{
+		{"first_name", n.FirstName}, {"last_name", n.LastName}, {"company", n.Company},
+	} {
+		if reason := badText(f.value); reason != "" {
+			errs = append(errs, &FieldError{f.field, reason})
+		}
+	}
+	if reason := weakness(n.Password, n.Email, n.FirstName, n.LastName, n.FirstName+n.LastName, n.Company); reason != "" {
+		errs = append(errs, &FieldError{"password", reason})
+	}
+	if len(n.Roles) == 0 {
+		n.Roles = []token.Role{token.RoleUser}
+	}
+	for _, r := range n.Roles {
+		if !r.Valid() {
+			errs = append(errs, &FieldError{"roles", "must be of " + joinRoles(token.Roles(), ", ")})
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	// Ask before hashing: a taken address shouldn't cost 30 ms of a core. The
+	// unique column decides when two ask at once.
+	if _, err := a.store.findUser(ctx, key); err == nil {
+		return nil, ErrEmailTaken
+	} else if !errors.Is(err, ErrNoUser) {
+		return nil, err
+	}
+	hash, err := a.hasher.hash(ctx, n.Password)
+	if err != nil {
+		return nil, err
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return nil, fmt.Errorf("make a user id: %w", err)
+	}
+	now := a.now().UnixMilli()
+	row := &userRow{
+		ID: id.String(), Email: email, EmailKey: key, PasswordHash: hash,
+		FirstName: n.FirstName, LastName: n.LastName, Company: n.Company,
+		Roles: joinRoles(n.Roles, " "), CreatedAt: now, UpdatedAt: now,
+	}
+	if err := a.store.insertUser(ctx, row); err != nil {
+		return nil, err
+	}
+	return row.user(), nil
+}
+
+// List returns up to limit users in the order of their addresses, after the
+// given one ("" for the first page).
+func (a *Accounts) List(ctx context.Context, after string, limit int) ([]User, error) {
+	rows, err := a.store.listUsers(ctx, foldEmail(after), limit)
+	if err != nil {
+		return nil, err
+	}
+	users := make([]User, len(rows))
+	for i := range rows {
+		users[i] = *rows[i].user()
+	}
+	return users, nil
+}
+
+// SetPassword gives a user another password, enables the account again if it
+// was disabled, and ends the user's sessions. Errors are those of
+// [Accounts.Create], and [ErrNoUser].
+func (a *Accounts) SetPassword(ctx context.Context, email, password string) error {
+	user, err := a.store.findUser(ctx, foldEmail(email))
+	if err != nil {
+		return err
+	}
+	if reason := weakness(password, user.Email, user.FirstName, user.LastName, user.FirstName+user.LastName, user.Company); reason != "" {
+		return &FieldError{"password", reason}
+	}
+	hash, err := a.hasher.hash(ctx, password)
+	if err != nil {
+		return err
+	}
+	return a.store.changeUser(ctx, user.EmailKey, hash, false, "password changed", a.now())
+}
+
+// Disable keeps a user from logging in and ends the user's sessions. Access
+// tokens that are out stay valid until they expire: verifiers don't ask. It
+// returns [ErrNoUser] when nobody has the address.
+func (a *Accounts) Disable(ctx context.Context, email string) error {
+	return a.store.changeUser(ctx, foldEmail(email), "", true, "user disabled", a.now())
+}
+
+// grant is a session with its current refresh token: all that is needed to
+// make an access token.
+type grant struct {
+	SessionID uuid.UUID
+	UserID    string
+	ClientID  string
+	Audience  string
+	Roles     []token.Role
+	Refresh   refreshToken
+}
+
+// login starts a session, or returns [ErrCredentials]. An unknown address, a
+// wrong password and a disabled user are one error at one cost: the hash is
+// computed for each.
+func (a *Accounts) login(ctx context.Context, email, password, clientID, audience string) (*grant, error) {
+	user, err := a.store.findUser(ctx, foldEmail(email))
+	if err != nil && !errors.Is(err, ErrNoUser) {
+		return nil, err
+	}
+	if user == nil {
+		user = &userRow{}
+	}
+	ok, err := a.hasher.verify(ctx, user.PasswordHash, password)
+	if err != nil {
+		return nil, err
+	}
+	if !ok || user.DisabledAt != nil {
+		return nil, ErrCredentials
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return nil, fmt.Errorf("make a session id: %w", err)
+	}
+	refresh, markKey := newFamily(id)
+	now := a.now()
+	err = a.store.startSession(ctx, &newSession{
+		ID: id, UserID: user.ID, ClientID: clientID, Audience: audience,
+		MarkKey: markKey, CurrentHash: refresh.hash(),
+		CreatedAt: now, IdleExpiresAt: now.Add(a.limits.Idle), ExpiresAt: now.Add(a.limits.Lifetime),
+	}, user.PasswordHash)
+	if errors.Is(err, ErrNoUser) {
+		return nil, ErrCredentials // disabled, or given another password, meanwhile
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &grant{id, user.ID, clientID, audience, parseRoles(user.Roles), refresh}, nil
+}
+
+// refreshTries is how often a rotation is repeated after a failure that may
+// pass: a deadlock, a serialisation failure, a connection that broke.
+const refreshTries = 3
+
+// refresh rotates a refresh token, or returns an error that wraps
+// [ErrInvalidGrant]. In the usual case it is one statement.
+func (a *Accounts) refresh(ctx context.Context, text string) (*grant, error) {
+	shown, err := parseRefreshToken(text)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidGrant, err)
+	}
+	now := a.now()
+	nonce := newNonce() // one for all tries: a try that did take place is found again
+	next := shown.next(nonce)
+	var row *session
+	for try := 1; ; try++ {
+		row, err = a.store.rotateSession(ctx, now, shown, next, nonce, a.limits.Grace, a.limits.Idle)
+		if err == nil {
+			break
+		}
+		if !isTransient(err) || try == refreshTries {
+			return nil, err
+		}
+	}
+	if row != nil {
+		return row.grant(next.marked(row.MarkKey)), nil
+	}
+
+	row, err = a.store.loadSession(ctx, shown.session)
+	if err != nil {
+		return nil, err
+	}
+	current, err := row.judge(now, shown, a.limits.Grace)
+	if errors.Is(err, ErrReused) {
+		if endErr := a.store.end(ctx, shown.session, "refresh token reused", now); endErr != nil {
+			return nil, endErr
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return row.grant(current), nil
+}
+
+func (s *session) grant(refresh refreshToken) *grant {
+	return &grant{refresh.session, s.UserID, s.ClientID, s.Audience, parseRoles(s.Roles), refresh}
+}
+
+// signOut ends the session of a refresh token. A token that isn't genuine
+// ends nothing and returns [ErrInvalidGrant]; a genuine one, however old,
+// does.
+func (a *Accounts) signOut(ctx context.Context, text string) error {
+	shown, err := parseRefreshToken(text)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalidGrant, err)
+	}
+	row, err := a.store.loadSession(ctx, shown.session)
+	if err != nil {
+		return err
+	}
+	if !shown.genuine(row.MarkKey) {
+		return ErrInvalidGrant
+	}
+	return a.store.end(ctx, shown.session, "signed out", a.now())
+}
+
+// Sweep deletes sessions that expired a month ago, until ctx ends or none is
+// left. It is cheap and may run on every replica.
+func (a *Accounts) Sweep(ctx context.Context) error {
+	const batch, keep = 1000, 30 * 24 * time.Hour
+	for {
+		n, err := a.store.sweep(ctx, a.now().Add(-keep), batch)
+		if err != nil || n < batch {
+			return err
+		}
+	}
+}
+
+func (u *userRow) user() *User {
+	return &User{
+		ID: u.ID, Email: u.Email, FirstName: u.FirstName, LastName: u.LastName, Company: u.Company,
+		Roles: parseRoles(u.Roles), CreatedAt: time.UnixMilli(u.CreatedAt).UTC(), Disabled: u.DisabledAt != nil,
+	}
+}
+
+func parseRoles(s string) []token.Role {
+	roles := []token.Role{}
+	for _, name := range strings.Fields(s) {
+		roles = append(roles, token.Role(name))
+	}
+	return roles
+}
+
+func joinRoles(roles []token.Role, sep string) string {
+	names := make([]string, len(roles))
+	for i, r := range roles {
+		names[i] = string(r)
+	}
+	return strings.Join(names, sep)
+}
+
+// maxEmail is the longest address that mail can carry (RFC 5321 §4.5.3.1.3).
+const maxEmail = 254
+
+// parseEmail returns an address as it is kept and as it is compared. The error
+// is a [*FieldError].
+func parseEmail(s string) (email, key string, err error) {
+	email = norm.NFC.String(s)
+	parsed, parseErr := mail.ParseAddress(email)
+	local, domain, _ := strings.Cut(email, "@")
+	switch {
+	case len(email) > maxEmail:
+		return "", "", &FieldError{"email", "must have at most 254 bytes"}
+	case parseErr != nil, parsed.Name != "", parsed.Address != email, // "A <a@b>", "(c)a@b", quoted
+		local == "", len(local) > 64, strings.ContainsAny(email, "\"\\()<>[],;: "),
+		strings.HasPrefix(domain, "."), strings.HasSuffix(domain, "."), strings.Contains(domain, ".."),
+		strings.ContainsFunc(email, unicode.IsControl):
+		return "", "", &FieldError{"email", "must be an e-mail address, name@domain"}
+	}
+	return email, foldEmail(email), nil
+}
+
+// foldEmail is the form in which addresses are compared: without regard to
+// case or to how a character was put together.
+func foldEmail(s string) string { return strings.ToLower(norm.NFKC.String(s)) }
+
+// badText says what is wrong with a line of text for people, or "".
+func badText(s string) string {
+	if utf8.RuneCountInString(s) > maxName {
+		return "must have at most 150 characters"
+	}
+	if !utf8.ValidString(s) {
+		return "must be valid Unicode"
+	}
+	for _, r := range s {
+		if unicode.IsControl(r) {
+			return "must not have control characters"
+		}
+	}
+	return ""
+}

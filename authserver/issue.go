@@ -1,0 +1,133 @@
+package authserver
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/google/uuid"
+
+	"github.com/urbandata/urbandata/keys"
+	"github.com/urbandata/urbandata/pkg/token"
+)
+
+// Audience says which tokens an audience gets.
+type Audience struct {
+	Alg  jose.SignatureAlgorithm
+	Type string // the header's typ: [token.TypeAccess] or [token.TypeJWT]
+}
+
+// InmueblesAudience is the audience of our own resource server, and of a token
+// that is asked for without one.
+const InmueblesAudience = "inmuebles"
+
+// clientID is the client_id claim of a token that a user got with a password:
+// the urbandata application itself (RFC 9068 §2.2 wants one).
+const clientID = "urbandata"
+
+// otherAudience is what an audience gets that isn't registered: half of the
+// stock verifiers don't do EdDSA (docs/verify.md).
+var otherAudience = Audience{Alg: jose.RS256, Type: token.TypeAccess}
+
+// errToken says that an access token isn't one of ours, or no longer.
+var errToken = errors.New("authserver: the access token is not valid")
+
+// issuer makes access tokens and, for authn's own endpoints, reads them.
+type issuer struct {
+	url       string
+	keys      *keys.Keeper
+	audiences map[string]Audience
+	override  jose.SignatureAlgorithm // for every audience, unless empty
+	backdate  time.Duration
+	now       func() time.Time
+}
+
+// audience is how tokens for a name are made.
+func (i *issuer) audience(name string) Audience {
+	a, ok := i.audiences[name]
+	if !ok {
+		a = otherAudience
+	}
+	if i.override != "" {
+		a.Alg = i.override
+	}
+	return a
+}
+
+// issue makes an access token for a session and says how long it lives.
+func (i *issuer) issue(g *grant) (text string, scope token.Scope, life time.Duration, err error) {
+	audience := i.audience(g.Audience)
+	signer, err := i.keys.Signer(audience.Alg)
+	if err != nil {
+		return "", nil, 0, fmt.Errorf("issue a token: %w", err)
+	}
+	id, err := uuid.NewRandom()
+	if err != nil {
+		return "", nil, 0, fmt.Errorf("issue a token: %w", err)
+	}
+	now := i.now()
+	life = i.keys.Policy().TokenLife
+	scope = token.ScopesOf(g.Roles)
+	payload, err := json.Marshal(&token.Claims{
+		Issuer: i.url, Subject: g.UserID, Audience: token.Audience{g.Audience}, ClientID: g.ClientID,
+		Expiry: now.Add(life).Unix(), IssuedAt: now.Add(-i.backdate).Unix(), ID: id.String(),
+		Session: g.SessionID.String(), Scope: scope, Roles: g.Roles,
+		UserID: g.UserID, Use: token.UseAccess,
+	})
+	if err != nil {
+		return "", nil, 0, fmt.Errorf("issue a token: %w", err)
+	}
+	text, err = signer.Sign(audience.Type, payload)
+	if err != nil {
+		return "", nil, 0, fmt.Errorf("issue a token: %w", err)
+	}
+	return text, scope, life, nil
+}
+
+// maxToken bounds an access token's length before anything parses it.
+const maxToken = 8 << 10
+
+// read checks an access token that this server issued, for any audience: the
+// endpoints that use it are about the user whose token it is. The error wraps
+// errToken.
+//
+//  1. size, compact form, an algorithm that we sign with
+//  2. typ, kid, the key's own algorithm
+//  3. signature
+//  4. iss, exp, token_type
+func (i *issuer) read(text string) (*token.Claims, error) {
+	if len(text) > maxToken {
+		return nil, fmt.Errorf("%w: too long", errToken)
+	}
+	jws, err := jose.ParseSignedCompact(text, i.keys.Policy().Algorithms)
+	if err != nil {
+		return nil, fmt.Errorf("%w: malformed", errToken)
+	}
+	header := jws.Signatures[0].Protected
+	typ, _ := header.ExtraHeaders[jose.HeaderType].(string)
+	if !strings.EqualFold(typ, token.TypeAccess) && !strings.EqualFold(typ, token.TypeJWT) {
+		return nil, fmt.Errorf("%w: wrong typ", errToken)
+	}
+	key, ok := i.keys.PublicKey(header.KeyID)
+	if !ok || key.Algorithm != header.Algorithm {
+		return nil, fmt.Errorf("%w: no such key", errToken)
+	}
+	payload, err := jws.Verify(key.Key)
+	if err != nil {
+		return nil, fmt.Errorf("%w: wrong signature", errToken)
+	}
+	var c token.Claims
+	if err := json.Unmarshal(payload, &c); err != nil {
+		return nil, fmt.Errorf("%w: claims", errToken)
+	}
+	switch {
+	case c.Issuer != i.url, c.Use != token.UseAccess, c.Subject == "":
+		return nil, fmt.Errorf("%w: not an access token of this issuer", errToken)
+	case !i.now().Before(c.ExpiresAt()):
+		return nil, fmt.Errorf("%w: expired", errToken)
+	}
+	return &c, nil
+}

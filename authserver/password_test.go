@@ -1,0 +1,168 @@
+package authserver
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/argon2"
+)
+
+func TestWeakness(t *testing.T) {
+	own := []string{"ana.garcia@inmobiliaria.example", "Ana", "García", "AnaGarcía", "Casas del Sur"}
+	for _, tc := range []struct {
+		password, want string // a part of the reason
+	}{
+		{"una frase larga y mía", ""},
+		{"correct horse battery staple", ""},
+		{"日本語のパスワード", ""},
+		{"8 chars!", ""},
+		{strings.Repeat("abcd", 32), ""},
+		{"", "at least 8"},
+		{"7 chars", "at least 8"},
+		{"ｱｱｱｱｱｱｱ", "at least 8"},             // 7 after NFKC
+		{"ﬃﬃabcd", ""},                        // NFKC makes ten of six
+		{strings.Repeat("é", 8), "different"}, // counted in code points
+		{strings.Repeat("abcde", 26), "at most 128"},
+		{"aaaaaaaa", "different"},
+		{"12121212", "different"},
+		{"password", "common"},
+		{"PassWord1", "common"},
+		{"12345678", "common"},
+		{"qwertyuiop", "common"},
+		{"ana.garcia@inmobiliaria.example", "similar"},
+		{"ana.garcia", "similar"},
+		{"García99", "similar"},
+		{"garcía2024", "similar"},
+		{"inmobiliaria1", "similar"},
+		{"anagarcia1", "similar"},
+		{"casas del sur", "similar"},
+		{"casas del norte y del sur", ""},
+	} {
+		got := weakness(tc.password, own...)
+		if (got == "") != (tc.want == "") || !strings.Contains(got, tc.want) {
+			t.Errorf("%q: %q, want %q", tc.password, got, tc.want)
+		}
+	}
+}
+
+func TestDistance(t *testing.T) {
+	for _, tc := range []struct {
+		a, b string
+		want int
+	}{{"", "", 0}, {"", "abc", 3}, {"abc", "", 3}, {"kitten", "sitting", 3}, {"abc", "abc", 0}, {"ñandú", "nandu", 2}} {
+		if got := distance([]rune(tc.a), []rune(tc.b)); got != tc.want {
+			t.Errorf("distance(%q, %q) = %d, want %d", tc.a, tc.b, got, tc.want)
+		}
+	}
+}
+
+func TestHash(t *testing.T) {
+	h, ctx := newHasher(), t.Context()
+	phc, err := h.hash(ctx, "contraseña ﬁna")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name, phc, password string
+		ok                  bool
+		want                error
+	}{
+		{"right", phc, "contraseña ﬁna", true, nil},
+		{"the same after NFKC", phc, "contrasen\u0303a fina", true, nil},
+		{"wrong", phc, "contraseña Fina", false, nil},
+		{"empty", phc, "", false, nil},
+		{"nobody", "", "contraseña ﬁna", false, nil},
+		{"other parameters", "$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHQ$" + "PvgvyXZuGRAsC0j+a8rKgrzpKnb6EDcjgqIbYNDJwHk", "x", false, nil},
+		{"other function", strings.Replace(phc, "argon2id", "argon2i", 1), "x", false, errHashFormat},
+		{"other version", strings.Replace(phc, "v=19", "v=16", 1), "x", false, errHashFormat},
+		{"too much memory", strings.Replace(phc, "m=19456", "m=99999999", 1), "x", false, errHashFormat},
+		{"no passes", strings.Replace(phc, "t=2", "t=0", 1), "x", false, errHashFormat},
+		{"cut off", phc[:40], "x", false, errHashFormat},
+		{"plain text", "contraseña ﬁna", "contraseña ﬁna", false, errHashFormat},
+	} {
+		ok, err := h.verify(ctx, tc.phc, tc.password)
+		if ok != tc.ok || !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v, %v, want %v, %v", tc.name, ok, err, tc.ok, tc.want)
+		}
+	}
+}
+
+func FuzzParsePHC(f *testing.F) {
+	f.Add("$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$PvgvyXZuGRAsC0j+a8rKgrzpKnb6EDcjgqIbYNDJwHk")
+	f.Fuzz(func(t *testing.T, phc string) {
+		p, salt, sum, err := parsePHC(phc)
+		if err == nil && (p.memory > 1<<20 || p.time > 16 || p.threads == 0 || len(salt) < 8 || len(sum) > 128) {
+			t.Errorf("%q gets past the bounds", phc)
+		}
+	})
+}
+
+// A flood of logins is turned away, not queued without end.
+func TestHasherIsBounded(t *testing.T) {
+	h, ctx := newHasher(), t.Context()
+	running, release := make(chan struct{}), make(chan struct{})
+	ended := make(chan error)
+	for range cap(h.running) {
+		go func() { ended <- h.do(ctx, func() { running <- struct{}{}; <-release }) }()
+		<-running
+	}
+	cancelled, cancel := context.WithCancel(ctx)
+	waiting := cap(h.queued) - cap(h.running)
+	for range waiting {
+		h.queued <- struct{}{} // as if one waited
+	}
+	if err := h.do(ctx, func() {}); !errors.Is(err, ErrBusy) {
+		t.Errorf("a full queue: %v, want ErrBusy", err)
+	}
+	for range waiting {
+		<-h.queued
+	}
+	cancel()
+	if err := h.do(cancelled, func() { t.Error("ran out of turn") }); !errors.Is(err, context.Canceled) {
+		t.Errorf("a client that left: %v, want context.Canceled", err)
+	}
+	close(release)
+	for range cap(h.running) {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	if len(h.queued) != 0 || len(h.running) != 0 {
+		t.Error("places were not given back")
+	}
+}
+
+// The promise is ≤ 1.05 × the bare function.
+func BenchmarkVerify(b *testing.B) {
+	h := newHasher()
+	phc, err := h.hash(b.Context(), "una frase larga y mía")
+	if err != nil {
+		b.Fatal(err)
+	}
+	p := hashParams
+	var ours, bare testing.BenchmarkResult
+	for range 3 { // interleaved: the machine's mood changes
+		o := testing.Benchmark(func(b *testing.B) {
+			for b.Loop() {
+				if ok, err := h.verify(b.Context(), phc, "una frase larga y mía"); !ok || err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		r := testing.Benchmark(func(b *testing.B) {
+			for b.Loop() {
+				argon2.IDKey([]byte("una frase larga y mía"), make([]byte, saltSize), p.time, p.memory, p.threads, hashSize)
+			}
+		})
+		if ours.N == 0 || o.NsPerOp() < ours.NsPerOp() {
+			ours = o
+		}
+		if bare.N == 0 || r.NsPerOp() < bare.NsPerOp() {
+			bare = r
+		}
+	}
+	b.ReportMetric(float64(ours.NsPerOp())/float64(bare.NsPerOp()), "x/argon2id")
+	b.ReportMetric(float64(ours.NsPerOp()), "ns/op")
+}

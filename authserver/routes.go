@@ -1,0 +1,305 @@
+package authserver
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/google/uuid"
+
+	"github.com/urbandata/urbandata/keys"
+	"github.com/urbandata/urbandata/pkg/token"
+	"github.com/urbandata/urbandata/pkg/web"
+)
+
+// access says who may call a route.
+type access int
+
+const (
+	public access = iota // anybody
+	user                 // whoever has an access token of ours
+	grants               // anybody, and errors are RFC 6749's too
+)
+
+// register is the route table.
+func (s *Server) register() error {
+	s.Health.Register(s.api)
+	route(s, http.MethodPost, "/authn/register", public, 201, s.registerUser, "Register a user")
+	route(s, http.MethodPost, "/authn/token", grants, 200, s.token, "Log in: a password for an access and a refresh token")
+	route(s, http.MethodPost, "/authn/token/refresh", grants, 200, s.refreshToken, "A refresh token for the next pair")
+	route(s, http.MethodPost, "/authn/sign_out", public, 204, s.signOut, "End a session, by its access token or its refresh token")
+	route(s, http.MethodGet, "/authn/me", user, 200, s.me, "The user whose token this is")
+	if err := s.registerWellKnown(); err != nil { // GET /.well-known/…
+		return err
+	}
+	return s.api.RegisterDocs() // GET /docs, /openapi.json
+}
+
+func route[I, O any](s *Server, method, path string, who access, status int, h func(context.Context, *I) (*O, error), summary string) {
+	op := huma.Operation{
+		OperationID: strings.ReplaceAll(strings.TrimPrefix(path, "/authn/"), "/", "-"),
+		Method:      method, Path: path, Summary: summary, DefaultStatus: status, Tags: []string{"authn"},
+		MaxBodyBytes: 64 << 10,
+		Errors:       []int{400, 401, 413, 415, 422, 503},
+	}
+	switch who {
+	case user:
+		op.Security = web.Scopes()
+		op.Middlewares = huma.Middlewares{s.authenticate}
+	case grants:
+		op.Metadata = web.OAuth
+	case public:
+		op.Errors = append(op.Errors, 409)
+	}
+	huma.Register(s.api.Huma, op, func(ctx context.Context, in *I) (*O, error) {
+		out, err := h(ctx, in)
+		if err == nil {
+			return out, nil
+		}
+		p := problem(ctx, err)
+		if who == grants {
+			p = p.ForOAuth()
+		}
+		return nil, p
+	})
+}
+
+// problem is the one place where this package's errors become answers.
+func problem(ctx context.Context, err error) *web.Problem {
+	var p *web.Problem
+	switch {
+	case errors.As(err, &p):
+		return p
+	case errors.Is(err, ErrEmailTaken):
+		return web.NewProblem(http.StatusConflict, "email_taken", "A user with this e-mail address exists.",
+			web.AtMember("/email", "is taken"))
+	case errors.Is(err, ErrCredentials):
+		return invalidGrant("wrong_credentials", "No active account has this e-mail address and password.")
+	case errors.Is(err, ErrInvalidGrant):
+		web.NoteCause(ctx, err)
+		return invalidGrant("invalid_refresh_token", "The refresh token is not valid, or not any more. Log in again.")
+	case errors.Is(err, errToken), errors.Is(err, ErrNoUser):
+		web.NoteCause(ctx, err)
+		return unauthorized()
+	case errors.Is(err, ErrBusy), errors.Is(err, keys.ErrStale), errors.Is(err, keys.ErrNotReady):
+		web.NoteCause(ctx, err)
+		return web.Unavailable(2 * time.Second)
+	}
+	if fields := fieldErrors(err); fields != nil {
+		return web.Invalid(fields...)
+	}
+	if isUnavailable(err) {
+		web.NoteCause(ctx, err)
+		return web.Unavailable(2 * time.Second)
+	}
+	return web.Internal(ctx, err)
+}
+
+// invalidGrant is RFC 6749's invalid_grant, with the 401 that the original's
+// clients know in the place of 400.
+func invalidGrant(code, detail string) *web.Problem {
+	p := web.NewProblem(http.StatusUnauthorized, code, detail).With("WWW-Authenticate", `Bearer realm="authn"`)
+	p.OAuthError, p.OAuthDescription = "invalid_grant", detail
+	return p
+}
+
+func unauthorized() *web.Problem {
+	return web.NewProblem(http.StatusUnauthorized, "invalid_token", "The access token is missing, expired or not valid.").
+		With("WWW-Authenticate", `Bearer realm="authn", error="invalid_token"`)
+}
+
+// fieldErrors collects the [*FieldError]s that err joins.
+func fieldErrors(err error) (fields []web.FieldError) {
+	var f *FieldError
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the tree is walked by hand
+		for _, e := range joined.Unwrap() {
+			fields = append(fields, fieldErrors(e)...)
+		}
+	} else if errors.As(err, &f) {
+		fields = append(fields, web.AtMember("/"+f.Field, f.Reason))
+	}
+	return fields
+}
+
+type claimsKey struct{}
+
+// authenticate lets a request through that has an access token of ours.
+func (s *Server) authenticate(ctx huma.Context, next func(huma.Context)) {
+	claims, err := s.bearer(ctx.Header("Authorization"))
+	if err != nil {
+		web.NoteCause(ctx.Context(), err)
+		s.api.Fail(ctx, unauthorized())
+		return
+	}
+	next(huma.WithValue(ctx, claimsKey{}, claims))
+}
+
+// bearer reads the access token of an Authorization header (RFC 6750 §2.1).
+func (s *Server) bearer(header string) (*token.Claims, error) {
+	scheme, text, _ := strings.Cut(header, " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return nil, errToken
+	}
+	return s.issuer.read(strings.TrimLeft(text, " "))
+}
+
+type registerInput struct {
+	Body struct {
+		Email     string `json:"email" format:"email" maxLength:"254" doc:"Unique without regard to case" example:"ana@example.es"`
+		Password  string `json:"password" maxLength:"1024" doc:"8 to 128 characters, not a common password, not like the other values" example:"a long phrase of your own"`
+		FirstName string `json:"first_name,omitempty" maxLength:"150" example:"Ana"`
+		LastName  string `json:"last_name,omitempty" maxLength:"150" example:"García"`
+		Company   string `json:"company,omitempty" maxLength:"150" example:"Ejemplo S. L."`
+	}
+}
+
+type userOutput struct {
+	Location     string `header:"Location" doc:"Where the user is found with a token"`
+	CacheControl string `header:"Cache-Control"`
+	Body         *User
+}
+
+func (s *Server) registerUser(ctx context.Context, in *registerInput) (*userOutput, error) {
+	b := in.Body
+	u, err := s.accounts.Create(ctx, NewUser{
+		Email: b.Email, Password: b.Password, FirstName: b.FirstName, LastName: b.LastName, Company: b.Company,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &userOutput{Location: "/authn/me", CacheControl: "no-store", Body: u}, nil
+}
+
+type tokenInput struct {
+	Body struct {
+		Email    string `json:"email,omitempty" maxLength:"254" doc:"The user's address" example:"ana@example.es"`
+		Username string `json:"username,omitempty" maxLength:"254" doc:"The same as email; exactly one of the two is needed"`
+		Password string `json:"password" maxLength:"1024" example:"a long phrase of your own"`
+		Audience string `json:"audience,omitempty" maxLength:"200" pattern:"^[!-~]*$" doc:"Whom the access token is for; inmuebles if absent" example:"inmuebles"`
+	}
+}
+
+// tokens is the answer to every grant: the names of the original API and those
+// of RFC 6749 §5.1.
+type tokens struct {
+	Access       string `json:"access" doc:"Access token: a JWT (RFC 9068)"`
+	Refresh      string `json:"refresh" doc:"Refresh token: opaque, to be used once"`
+	AccessToken  string `json:"access_token" doc:"The same as access"`
+	RefreshToken string `json:"refresh_token" doc:"The same as refresh"`
+	TokenType    string `json:"token_type" example:"Bearer"`
+	ExpiresIn    int    `json:"expires_in" doc:"Seconds until the access token expires" example:"300"`
+	Scope        string `json:"scope" doc:"What the access token allows, separated by spaces"`
+}
+
+type tokensOutput struct {
+	CacheControl string `header:"Cache-Control"`
+	Pragma       string `header:"Pragma"`
+	Body         tokens
+}
+
+func (s *Server) token(ctx context.Context, in *tokenInput) (*tokensOutput, error) {
+	b := in.Body
+	email, audience := b.Email, b.Audience
+	switch {
+	case email == "":
+		email = b.Username
+	case b.Username != "" && b.Username != email:
+		return nil, web.Invalid(web.AtMember("/username", "must not differ from email: send one of the two"))
+	}
+	if email == "" {
+		return nil, web.Invalid(web.AtMember("/email", "is required (username will do as well)"))
+	}
+	if audience == "" {
+		audience = InmueblesAudience
+	}
+	g, err := s.accounts.login(ctx, email, b.Password, clientID, audience)
+	return s.answer("password", g, err)
+}
+
+type refreshInput struct {
+	Body struct {
+		Refresh      string `json:"refresh,omitempty" maxLength:"4096" doc:"The refresh token of the last answer"`
+		RefreshToken string `json:"refresh_token,omitempty" maxLength:"4096" doc:"The same as refresh; exactly one of the two is needed"`
+	}
+}
+
+func (s *Server) refreshToken(ctx context.Context, in *refreshInput) (*tokensOutput, error) {
+	text := in.Body.Refresh
+	if text == "" {
+		text = in.Body.RefreshToken
+	}
+	if text == "" {
+		return nil, web.Invalid(web.AtMember("/refresh", "is required"))
+	}
+	g, err := s.accounts.refresh(ctx, text)
+	return s.answer("refresh", g, err)
+}
+
+// answer makes the tokens of a grant, or passes its error on, and counts.
+func (s *Server) answer(kind string, g *grant, err error) (*tokensOutput, error) {
+	if err != nil {
+		outcome := "failed"
+		switch {
+		case errors.Is(err, ErrReused):
+			outcome = "reused"
+		case errors.Is(err, ErrCredentials), errors.Is(err, ErrInvalidGrant):
+			outcome = "refused"
+		case errors.Is(err, ErrBusy):
+			outcome = "busy"
+		}
+		s.logins.WithLabelValues(kind, outcome).Inc()
+		return nil, err
+	}
+	accessToken, scope, life, err := s.issuer.issue(g)
+	if err != nil {
+		s.logins.WithLabelValues(kind, "failed").Inc()
+		return nil, err
+	}
+	s.logins.WithLabelValues(kind, "granted").Inc()
+	refresh := g.Refresh.String()
+	return &tokensOutput{
+		CacheControl: "no-store", Pragma: "no-cache", // RFC 6749 §5.1
+		Body: tokens{
+			Access: accessToken, Refresh: refresh, AccessToken: accessToken, RefreshToken: refresh,
+			TokenType: "Bearer", ExpiresIn: int(life / time.Second), Scope: scope.String(),
+		},
+	}, nil
+}
+
+type signOutInput struct {
+	Authorization string `header:"Authorization" doc:"Bearer and the session's access token; or send its refresh token in the body"`
+	Body          *struct {
+		Refresh string `json:"refresh" maxLength:"4096" doc:"A refresh token of the session"`
+	} `required:"false"`
+}
+
+func (s *Server) signOut(ctx context.Context, in *signOutInput) (*struct{}, error) {
+	if in.Body != nil {
+		return nil, s.accounts.signOut(ctx, in.Body.Refresh)
+	}
+	claims, err := s.bearer(in.Authorization)
+	if err != nil {
+		return nil, err
+	}
+	session, err := uuid.Parse(claims.Session)
+	if err != nil {
+		return nil, errToken
+	}
+	return nil, s.accounts.store.end(ctx, session, "signed out", s.issuer.now())
+}
+
+func (s *Server) me(ctx context.Context, _ *struct{}) (*userOutput, error) {
+	claims, _ := ctx.Value(claimsKey{}).(*token.Claims)
+	session, err := uuid.Parse(claims.Session)
+	if err != nil {
+		return nil, errToken
+	}
+	row, err := s.accounts.store.userOfSession(ctx, session, s.issuer.now())
+	if err != nil {
+		return nil, err
+	}
+	return &userOutput{Location: "/authn/me", CacheControl: "no-store", Body: row.user()}, nil
+}

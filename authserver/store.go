@@ -1,0 +1,328 @@
+package authserver
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+var (
+	// ErrEmailTaken says that another user has this address.
+	ErrEmailTaken = errors.New("authserver: the e-mail address is taken")
+
+	// ErrNoUser says that there is no such user.
+	ErrNoUser = errors.New("authserver: no such user")
+)
+
+// Store keeps users and sessions in PostgreSQL or SQLite: one set of
+// statements for both. Every method is one statement, or one transaction
+// where it says so, and is safe for concurrent use by any number of replicas.
+type Store struct {
+	write, read *sqlx.DB
+
+	// The hot statements, prepared once: lib/pq makes two round trips of
+	// one that isn't.
+	userByEmail, userByID, insertSession, rotate, readSession, endSession, liveUser *sqlx.Stmt
+}
+
+// NewStore prepares the statements on migrated databases. write and read are
+// the two pools of one database, or one pool twice. The caller closes the
+// pools after the store.
+func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
+	s := &Store{write: write, read: read}
+	for _, p := range []struct {
+		stmt **sqlx.Stmt
+		db   *sqlx.DB
+		text string
+	}{
+		{&s.userByEmail, read, selectUser + " WHERE email_key = ?"},
+		{&s.userByID, read, selectUser + " WHERE id = ?"},
+		{&s.insertSession, write, insertSessionSQL},
+		{&s.rotate, write, rotateSQL},
+		{&s.readSession, write, readSessionSQL},
+		{&s.endSession, write, "UPDATE sessions SET ended_at = ?, ended_reason = ? WHERE id = ? AND ended_at IS NULL"},
+		{&s.liveUser, read, selectUser + ` WHERE disabled_at IS NULL AND id =
+			(SELECT user_id FROM sessions WHERE id = ? AND ended_at IS NULL AND expires_at > ?)`},
+	} {
+		stmt, err := p.db.PreparexContext(ctx, p.db.Rebind(p.text))
+		if err != nil {
+			return nil, fmt.Errorf("prepare the statements of authserver: %w", errors.Join(err, s.Close()))
+		}
+		*p.stmt = stmt
+	}
+	return s, nil
+}
+
+// Close releases the statements.
+func (s *Store) Close() error {
+	var errs []error
+	for _, stmt := range []*sqlx.Stmt{s.userByEmail, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser} {
+		if stmt != nil {
+			errs = append(errs, stmt.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Check returns nil when the database answers.
+func (s *Store) Check(ctx context.Context) error {
+	var one int
+	if err := s.read.GetContext(ctx, &one, "SELECT 1"); err != nil {
+		return fmt.Errorf("ask the database: %w", err)
+	}
+	return nil
+}
+
+// userRow is a stored user.
+type userRow struct {
+	ID           string `db:"id"`
+	Email        string `db:"email"`
+	EmailKey     string `db:"email_key"`
+	PasswordHash string `db:"password_hash"`
+	FirstName    string `db:"first_name"`
+	LastName     string `db:"last_name"`
+	Company      string `db:"company"`
+	Roles        string `db:"roles"`
+	CreatedAt    int64  `db:"created_at"`
+	UpdatedAt    int64  `db:"updated_at"`
+	DisabledAt   *int64 `db:"disabled_at"`
+}
+
+const selectUser = `SELECT id, email, email_key, password_hash, first_name, last_name, company, roles,
+	created_at, updated_at, disabled_at FROM users`
+
+// insertUser stores a user, or returns [ErrEmailTaken].
+func (s *Store) insertUser(ctx context.Context, u *userRow) error {
+	_, err := s.write.NamedExecContext(ctx, `INSERT INTO users
+		(id, email, email_key, password_hash, first_name, last_name, company, roles, created_at, updated_at, disabled_at)
+		VALUES (:id, :email, :email_key, :password_hash, :first_name, :last_name, :company, :roles,
+			:created_at, :updated_at, :disabled_at)`, u)
+	if isUnique(err) {
+		return ErrEmailTaken
+	}
+	if err != nil {
+		return fmt.Errorf("store a user: %w", err)
+	}
+	return nil
+}
+
+// findUser returns the user of a folded address, or [ErrNoUser].
+func (s *Store) findUser(ctx context.Context, emailKey string) (*userRow, error) {
+	return one(ctx, s.userByEmail, emailKey)
+}
+
+// userOfSession returns the user whose live session this is, or [ErrNoUser]
+// when the session has ended or expired or the user is disabled.
+func (s *Store) userOfSession(ctx context.Context, session uuid.UUID, now time.Time) (*userRow, error) {
+	return one(ctx, s.liveUser, session.String(), now.UnixMilli())
+}
+
+func one(ctx context.Context, stmt *sqlx.Stmt, args ...any) (*userRow, error) {
+	var u userRow
+	err := stmt.GetContext(ctx, &u, args...)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, ErrNoUser
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find a user: %w", err)
+	}
+	return &u, nil
+}
+
+// listUsers returns up to limit users by address, after a folded address.
+func (s *Store) listUsers(ctx context.Context, after string, limit int) ([]userRow, error) {
+	var users []userRow
+	err := s.read.SelectContext(ctx, &users,
+		s.read.Rebind(selectUser+" WHERE email_key > ? ORDER BY email_key LIMIT ?"), after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("list users: %w", err)
+	}
+	return users, nil
+}
+
+// changeUser sets a password hash (where not empty) and whether the user is
+// disabled, and ends the user's sessions, all in one transaction. It returns
+// [ErrNoUser] when nobody has the address.
+func (s *Store) changeUser(ctx context.Context, emailKey, passwordHash string, disabled bool, reason string, now time.Time) error {
+	ms := now.UnixMilli()
+	var disabledAt *int64
+	if disabled {
+		disabledAt = &ms
+	}
+	tx, err := s.write.BeginTxx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("change a user: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }() // after Commit it does nothing
+	var id string
+	err = tx.GetContext(ctx, &id, tx.Rebind(`UPDATE users SET updated_at = ?, disabled_at = ?,
+		password_hash = CASE WHEN CAST(? AS TEXT) = '' THEN password_hash ELSE ? END
+		WHERE email_key = ? RETURNING id`), ms, disabledAt, passwordHash, passwordHash, emailKey)
+	if errors.Is(err, sql.ErrNoRows) {
+		return ErrNoUser
+	}
+	if err != nil {
+		return fmt.Errorf("change a user: %w", err)
+	}
+	if _, err = tx.ExecContext(ctx, tx.Rebind(`UPDATE sessions SET ended_at = ?, ended_reason = ?
+		WHERE user_id = ? AND ended_at IS NULL`), ms, reason, id); err != nil {
+		return fmt.Errorf("end a user's sessions: %w", err)
+	}
+	if err = tx.Commit(); err != nil {
+		return fmt.Errorf("change a user: %w", err)
+	}
+	return nil
+}
+
+// newSession is what is stored of a session at login.
+type newSession struct {
+	ID            uuid.UUID
+	UserID        string
+	ClientID      string
+	Audience      string
+	MarkKey       []byte
+	CurrentHash   []byte
+	CreatedAt     time.Time
+	IdleExpiresAt time.Time
+	ExpiresAt     time.Time
+}
+
+// A session starts only for a user who, at that very moment, isn't disabled
+// and still has the password that was checked: else the subquery is NULL,
+// which the column refuses.
+const insertSessionSQL = `INSERT INTO sessions (id, user_id, client_id, audience, mark_key, current_hash, history,
+	created_at, rotated_at, idle_expires_at, expires_at)
+	VALUES (?, (SELECT id FROM users WHERE id = ? AND password_hash = ? AND disabled_at IS NULL), ?, ?, ?, ?, '', ?, ?, ?, ?)`
+
+// startSession stores a session for the user whose password was checked
+// against passwordHash, or returns [ErrNoUser] when that no longer holds.
+func (s *Store) startSession(ctx context.Context, n *newSession, passwordHash string) error {
+	created := n.CreatedAt.UnixMilli()
+	_, err := s.insertSession.ExecContext(ctx, n.ID.String(), n.UserID, passwordHash, n.ClientID, n.Audience,
+		n.MarkKey, n.CurrentHash, created, created, n.IdleExpiresAt.UnixMilli(), n.ExpiresAt.UnixMilli())
+	if isNull(err) {
+		return ErrNoUser
+	}
+	if err != nil {
+		return fmt.Errorf("store a session: %w", err)
+	}
+	return nil
+}
+
+const rotateSQL = `UPDATE sessions SET
+		current_hash = ?,
+		history = CASE WHEN rotated_at < ? THEN CAST(? AS TEXT) ELSE substr(CAST(? AS TEXT) || history, 1, ?) END,
+		rotated_at = ?,
+		idle_expires_at = ?
+	WHERE id = ? AND current_hash = ? AND ended_at IS NULL AND expires_at > ? AND idle_expires_at > ?
+		AND EXISTS (SELECT 1 FROM users WHERE users.id = sessions.user_id AND users.disabled_at IS NULL)
+	RETURNING user_id, client_id, audience, mark_key, expires_at,
+		(SELECT users.roles FROM users WHERE users.id = sessions.user_id) AS roles`
+
+// rotateSession puts next in the place of current, in one statement. It
+// returns nil where current isn't the live current token of its session;
+// [Store.loadSession] then tells why. It may be repeated with the same
+// arguments when it isn't known whether it took place: judge then finds
+// current superseded and arrives at the same next.
+func (s *Store) rotateSession(ctx context.Context, now time.Time, current, next refreshToken,
+	nonce [secretSize]byte, grace, idle time.Duration,
+) (*session, error) {
+	ms := now.UnixMilli()
+	entry := superseded(current.hash(), nonce, now)
+	var row session
+	err := s.rotate.GetContext(ctx, &row, next.hash(),
+		now.Add(-grace).UnixMilli(), entry, entry, historyMax*historyEntry,
+		ms, now.Add(idle).UnixMilli(),
+		current.session.String(), current.hash(), ms, ms)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil //nolint:nilnil // the usual third outcome, said in the comment
+	}
+	if err != nil {
+		return nil, fmt.Errorf("rotate a refresh token: %w", err)
+	}
+	return &row, nil
+}
+
+const readSessionSQL = `SELECT s.user_id, s.client_id, s.audience, s.mark_key, s.current_hash, s.history, s.rotated_at,
+		s.idle_expires_at, s.expires_at, s.ended_at, s.ended_reason,
+		u.disabled_at IS NOT NULL AS disabled, u.roles
+	FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.id = ?`
+
+// loadSession reads a session, or returns [ErrInvalidGrant] when there is
+// none.
+func (s *Store) loadSession(ctx context.Context, id uuid.UUID) (*session, error) {
+	var row session
+	err := s.readSession.GetContext(ctx, &row, id.String())
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, ErrInvalidGrant
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read a session: %w", err)
+	}
+	return &row, nil
+}
+
+// end ends a session; one that has ended already stays as it is.
+func (s *Store) end(ctx context.Context, id uuid.UUID, reason string, now time.Time) error {
+	if _, err := s.endSession.ExecContext(ctx, now.UnixMilli(), reason, id.String()); err != nil {
+		return fmt.Errorf("end a session: %w", err)
+	}
+	return nil
+}
+
+// sweep deletes sessions that expired before a moment, a bounded number at a
+// time, and returns how many.
+func (s *Store) sweep(ctx context.Context, before time.Time, limit int) (int64, error) {
+	res, err := s.write.ExecContext(ctx, s.write.Rebind(
+		"DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at < ? LIMIT ?)"), before.UnixMilli(), limit)
+	if err != nil {
+		return 0, fmt.Errorf("delete expired sessions: %w", err)
+	}
+	n, err := res.RowsAffected()
+	if err != nil {
+		return 0, fmt.Errorf("delete expired sessions: %w", err)
+	}
+	return n, nil
+}
+
+// isUnique reports whether err says that a unique value is taken.
+func isUnique(err error) bool {
+	var lite *sqlite.Error
+	return pq.As(err, pqerror.UniqueViolation) != nil ||
+		errors.As(err, &lite) && (lite.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || lite.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+}
+
+// isNull reports whether err says that a column may not be NULL.
+func isNull(err error) bool {
+	var lite *sqlite.Error
+	return pq.As(err, pqerror.NotNullViolation) != nil ||
+		errors.As(err, &lite) && lite.Code() == sqlite3.SQLITE_CONSTRAINT_NOTNULL
+}
+
+// isTransient reports whether err may go away when the statement is repeated.
+func isTransient(err error) bool {
+	return pq.As(err, pqerror.TRSerializationFailure, pqerror.TRDeadlockDetected, pqerror.AdminShutdown,
+		pqerror.CrashShutdown, pqerror.CannotConnectNow, pqerror.ConnectionFailure, pqerror.ConnectionException) != nil ||
+		errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone)
+}
+
+// isUnavailable reports whether err says that the database can't be used just
+// now, as opposed to a statement that is wrong.
+func isUnavailable(err error) bool {
+	var lite *sqlite.Error
+	var network net.Error
+	return isTransient(err) || errors.As(err, &network) || pq.As(err, pqerror.TooManyConnections) != nil ||
+		errors.As(err, &lite) && (lite.Code()&0xff == sqlite3.SQLITE_BUSY || lite.Code()&0xff == sqlite3.SQLITE_LOCKED ||
+			lite.Code()&0xff == sqlite3.SQLITE_FULL || lite.Code()&0xff == sqlite3.SQLITE_IOERR)
+}

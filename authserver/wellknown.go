@@ -1,0 +1,113 @@
+package authserver
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/urbandata/urbandata/pkg/token"
+	"github.com/urbandata/urbandata/pkg/web"
+)
+
+const jwksPath = "/.well-known/jwks.json"
+
+// metadata is what verifiers look up (RFC 8414 §2). It says what this server
+// does and nothing that it doesn't: there is no authorization endpoint, so no
+// response type. The members of OpenID Connect Discovery are there because
+// many verifiers look only at openid-configuration, and only for the issuer
+// and the keys.
+type metadata struct {
+	Issuer              string   `json:"issuer"`
+	JWKSURI             string   `json:"jwks_uri"`
+	ResponseTypes       []string `json:"response_types_supported"`
+	SubjectTypes        []string `json:"subject_types_supported"`
+	IDTokenAlgs         []string `json:"id_token_signing_alg_values_supported"`
+	Scopes              []string `json:"scopes_supported"`
+	ServiceDoc          string   `json:"service_documentation"`
+	ClaimsSupported     []string `json:"claims_supported"`
+	GrantTypesSupported []string `json:"grant_types_supported"`
+}
+
+// registerWellKnown serves the key set and the metadata. For an issuer with a
+// path both places are served that RFC 8414 §3.1 and OpenID Connect
+// Discovery §4 name, as they arrive when a proxy doesn't take the path off.
+func (s *Server) registerWellKnown() error {
+	algs := []string{}
+	for _, a := range s.issuer.keys.Policy().Algorithms {
+		algs = append(algs, string(a))
+	}
+	slices.Sort(algs)
+	body, err := json.Marshal(metadata{
+		Issuer: s.issuer.url, JWKSURI: s.issuer.url + jwksPath,
+		ResponseTypes: []string{}, SubjectTypes: []string{"public"}, IDTokenAlgs: algs,
+		Scopes:              token.ScopesOf(token.Roles()),
+		ServiceDoc:          s.issuer.url + "/docs",
+		ClaimsSupported:     []string{"iss", "sub", "aud", "client_id", "exp", "iat", "jti", "sid", "scope", "roles"},
+		GrantTypesSupported: []string{},
+	})
+	if err != nil {
+		return fmt.Errorf("authserver: render the metadata: %w", err)
+	}
+	maxAge := "public, max-age=" + strconv.Itoa(int(s.issuer.keys.Policy().JWKSMaxAge/time.Second))
+	document := web.NewAsset(body, "application/json", map[string]string{
+		"Cache-Control": maxAge, "Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin",
+	})
+	jwks := http.HandlerFunc(s.serveJWKS)
+
+	u, err := url.Parse(s.issuer.url)
+	if err != nil {
+		return fmt.Errorf("authserver: the issuer is not a URL: %w", err)
+	}
+	get := func(path, id, summary, contentType string, h http.Handler) {
+		s.api.Router.Path(path).Methods(http.MethodGet).Handler(h)
+		s.api.Huma.OpenAPI().AddOperation(&huma.Operation{
+			OperationID: id, Method: http.MethodGet, Path: path, Summary: summary, Tags: []string{"keys"},
+			Responses: map[string]*huma.Response{
+				"200": {Description: "OK", Content: map[string]*huma.MediaType{contentType: {Schema: &huma.Schema{Type: huma.TypeObject}}}},
+				"304": {Description: "Not Modified: the ETag in If-None-Match is the present one"},
+				"503": {Description: "Service Unavailable: no key set has been loaded yet"},
+			},
+		})
+	}
+	get(jwksPath, "jwks", "The public keys that tokens are signed with (RFC 7517)", jwksType, jwks)
+	get("/.well-known/oauth-authorization-server", "metadata", "Authorization server metadata (RFC 8414)", "application/json", document)
+	get("/.well-known/openid-configuration", "openid-configuration", "The same, where OpenID Connect looks for it", "application/json", document)
+	if path := strings.TrimSuffix(u.Path, "/"); path != "" {
+		s.api.Router.Path("/.well-known/oauth-authorization-server" + path).Methods(http.MethodGet).Handler(document)
+		s.api.Router.Path(path + "/.well-known/openid-configuration").Methods(http.MethodGet).Handler(document)
+		s.api.Router.Path(path + jwksPath).Methods(http.MethodGet).Handler(jwks)
+	}
+	return nil
+}
+
+// jwksType is what the keeper's key set says it is (RFC 7517 §8.5.2).
+const jwksType = "application/jwk-set+json"
+
+// serveJWKS sends the bytes that the keeper rendered when the ring changed.
+func (s *Server) serveJWKS(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Access-Control-Allow-Origin", "*")
+	h.Set("Cross-Origin-Resource-Policy", "cross-origin")
+	set, err := s.issuer.keys.JWKS()
+	if err != nil {
+		web.NoteCause(r.Context(), err)
+		web.Unavailable(time.Second).Write(w)
+		return
+	}
+	h.Set("Etag", set.ETag)
+	h.Set("Cache-Control", set.CacheControl)
+	if web.MatchesETag(r.Header.Values("If-None-Match"), set.ETag) {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	h.Set("Content-Type", set.ContentType)
+	h.Set("Content-Length", strconv.Itoa(len(set.Body)))
+	_, _ = w.Write(set.Body) // the client may have left; there is nobody to tell
+}
