@@ -1,0 +1,135 @@
+// Package cli is the command line: one file for each sub-command. It alone
+// reads flags, the environment and secrets, opens databases, and puts the
+// rooms of the house together; main calls [Main] and nothing else.
+//
+// Every setting is a flag and an environment variable. A secret is never a
+// flag's value: it comes from the environment, or from a file that a variable
+// ending in _FILE names (settings.go).
+//
+// Exit codes: 0 done · 1 failed · 2 a wrong setting or argument, said in one
+// sentence on standard error.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// The exit codes.
+const (
+	exitOK      = 0
+	exitFailed  = 1
+	exitSetting = 2
+)
+
+// program is what every command works with.
+type program struct {
+	ctx    context.Context
+	args   []string // as given, to tell a flag from a variable
+	getenv func(string) string
+	stdin  io.Reader
+	stdout io.Writer
+	stderr io.Writer
+}
+
+// commands is the whole command line. kong reads flags, variables and help
+// from the tags.
+type commands struct {
+	Logging logging `embed:"" prefix:"log-"`
+
+	Up             upCmd             `cmd:"" default:"withargs" help:"Run both services in one process on embedded databases (what a bare call does)."`
+	Authserver     authserverCmd     `cmd:"" help:"Run authn: users, sessions, tokens and keys."`
+	Resourceserver resourceserverCmd `cmd:"" help:"Run inmuebles: the properties API."`
+	Migrate        migrateCmd        `cmd:"" help:"Bring the databases up to date and exit."`
+	Import         importCmd         `cmd:"" help:"Load inmuebles from a CSV file: all of it or nothing."`
+	Users          usersCmd          `cmd:"" help:"Create, list and disable users; set a password."`
+	Keys           keysCmd           `cmd:"" help:"Look at the signing keys."`
+	Token          tokenCmd          `cmd:"" help:"Look into an access token."`
+	Version        versionCmd        `cmd:"" help:"Print the version."`
+}
+
+const about = `urbandata: an auth server that signs tokens with rotating keys, and a properties API that verifies them offline.
+
+A bare call runs both on embedded databases in ./urbandata-data. Each setting is also an environment variable, named beside it. Secrets are taken from the environment, or from a file that the variable with _FILE names, never from an argument.`
+
+// Main runs the program and returns its exit code. SIGINT and SIGTERM end it
+// in good order; a second one ends it at once.
+func Main() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // from here on the next signal kills
+	return run(&program{
+		ctx: ctx, args: os.Args[1:], getenv: os.Getenv,
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+	})
+}
+
+func run(p *program) int {
+	var c commands
+	exited := -1
+	parser, err := kong.New(&c,
+		kong.Name("urbandata"),
+		kong.Description(about),
+		kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
+		kong.Writers(p.stdout, p.stderr),
+		kong.Exit(func(code int) { exited = code }),
+		kong.Vars{"datadir": defaultDataDir},
+		kong.Bind(p),
+		kong.Resolvers(environment(p.getenv)),
+	)
+	if err != nil { // a mistake in the tags above
+		panic(err)
+	}
+	command, err := parser.Parse(p.args)
+	if exited >= 0 { // --help
+		return exited
+	}
+	if err != nil {
+		fmt.Fprintf(p.stderr, "urbandata: %s\nRun \"urbandata --help\" for what there is.\n", withoutSecrets(err))
+		return exitSetting
+	}
+	err = command.Run(p, &c.Logging)
+	var wrong *settingError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &wrong):
+		fmt.Fprintf(p.stderr, "urbandata: %s\n", wrong)
+		return exitSetting
+	default:
+		fmt.Fprintf(p.stderr, "urbandata: %s\n", err)
+		return exitFailed
+	}
+}
+
+// environment lets kong find variables through getenv, so that tests need no
+// real environment.
+func environment(getenv func(string) string) kong.Resolver {
+	return kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+		for _, name := range flag.Tag.Envs {
+			if v := getenv(name); v != "" {
+				return v, nil
+			}
+		}
+		return nil, nil
+	})
+}
+
+// withoutSecrets keeps what kong says of a wrong argument, which it quotes,
+// to what can't be a secret: a stray argument may be a password.
+func withoutSecrets(err error) string {
+	text := err.Error()
+	if strings.HasPrefix(text, "unexpected argument ") {
+		return "there is an argument too many"
+	}
+	return text
+}

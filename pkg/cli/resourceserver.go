@@ -1,0 +1,117 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+
+	"github.com/urbandata/urbandata/authserver"
+	"github.com/urbandata/urbandata/migrations"
+	"github.com/urbandata/urbandata/pkg/cli/database"
+	"github.com/urbandata/urbandata/pkg/verify"
+	"github.com/urbandata/urbandata/resourceserver"
+)
+
+const (
+	defaultIssuer = "http://127.0.0.1:8000"
+	jwksPath      = "/.well-known/jwks.json"
+)
+
+type resourceserverCmd struct {
+	Listen        string     `default:"127.0.0.1:8001" placeholder:"ADDRESS" env:"URBANDATA_API_LISTEN" help:"Where to listen. (${env}, ${default})"`
+	Issuer        string     `default:"http://127.0.0.1:8000" placeholder:"URL" env:"URBANDATA_API_ISSUER" help:"The iss that tokens must have, byte for byte. (${env}, ${default})"`
+	JWKSURL       string     `name:"jwks-url" placeholder:"URL" env:"URBANDATA_API_JWKS_URL" help:"Where the issuer's keys are fetched; the issuer's /.well-known/jwks.json if not set. (${env})"`
+	AllowHTTP     bool       `name:"allow-http-jwks" env:"URBANDATA_API_ALLOW_HTTP_JWKS" help:"Fetch the keys without TLS from another machine. Who can write to the network between can then make any token. (${env})"`
+	Audience      string     `default:"inmuebles" placeholder:"NAME" env:"URBANDATA_API_AUDIENCE" help:"The aud that tokens must have. (${env}, ${default})"`
+	Database      string     `placeholder:"URL" env:"URBANDATA_API_DATABASE" help:"sqlite:PATH or mongodb://…; with a password only from ${env} or ${env}_FILE. (sqlite:${datadir}/inmuebles.db)"`
+	MetricsListen string     `default:"127.0.0.1:9001" placeholder:"ADDRESS" env:"URBANDATA_METRICS_LISTEN" help:"Where to serve /metrics and /debug/pprof; off for nowhere. (${env}, ${default})"`
+	Drain         drainFlags `embed:"" prefix:"drain-"`
+}
+
+// Help is shown by --help.
+func (*resourceserverCmd) Help() string {
+	return `
+Tokens are verified with the issuer's public keys, fetched ahead of need and kept. No request waits for the issuer, and no secret is shared with it.
+
+  URBANDATA_API_DATABASE_FILE=/run/secrets/api-database \
+  urbandata resourceserver --listen 0.0.0.0:8001 --issuer https://id.example`
+}
+
+// Run serves until SIGTERM.
+func (c *resourceserverCmd) Run(p *program, l *logging) error {
+	log := l.logger(p)
+	url, err := p.databaseURL(envAPIDatabase, c.Database, apiFile(defaultDataDir), database.SQLite, database.MongoDB)
+	if err != nil {
+		return err
+	}
+	if err := authserver.CheckIssuer(c.Issuer); err != nil {
+		return wrongSetting("--issuer (URBANDATA_API_ISSUER)", "%s", err)
+	}
+	if c.JWKSURL == "" {
+		c.JWKSURL = c.Issuer + jwksPath
+	}
+	listener, err := listen(p, "--listen (URBANDATA_API_LISTEN)", c.Listen)
+	if err != nil {
+		return err
+	}
+	g := newGroup(log)
+	if err := g.listenDebug(p, c.MetricsListen, "127.0.0.1:9001"); err != nil {
+		return err
+	}
+	err = g.addInmuebles(p, verify.Options{
+		Issuer: c.Issuer, Audience: c.Audience, JWKSURL: c.JWKSURL, AllowHTTP: c.AllowHTTP, Logger: log,
+	}, url, listener, c.Drain)
+	if err != nil {
+		return errors.Join(err, g.close())
+	}
+	log.Info("inmuebles is up", slog.String("address", listener.Addr().String()), slog.String("keys", c.JWKSURL))
+	return g.run(p.ctx)
+}
+
+// addInmuebles opens the database of inmuebles, brings it up to date, and adds
+// the verifier and the server to the group.
+func (g *group) addInmuebles(p *program, o verify.Options, url string, l net.Listener, drain drainFlags) error {
+	verifier, err := verify.New(o)
+	if err != nil {
+		return wrongSetting("--jwks-url (URBANDATA_API_JWKS_URL) or --audience (URBANDATA_API_AUDIENCE)", "%s", err)
+	}
+	store, closer, err := openInmuebles(p.ctx, url)
+	if err != nil {
+		return err
+	}
+	g.closers = append(g.closers, closer)
+	server, err := resourceserver.New(resourceserver.Options{
+		Store: store, Verifier: verifier, Log: g.log, Metrics: g.metrics, Version: version(),
+	})
+	if err != nil {
+		return err
+	}
+	g.background = append(g.background, verifier.Run)
+	g.serve("inmuebles", l, server, server.Health, drain)
+	return nil
+}
+
+// openInmuebles opens the store that a URL names, migrated.
+func openInmuebles(ctx context.Context, url string) (resourceserver.Store, func() error, error) {
+	if kind, err := database.KindOf(url); err == nil && kind == database.MongoDB {
+		db, err := database.OpenMongo(ctx, url)
+		if err != nil {
+			return nil, nil, err
+		}
+		return resourceserver.NewMongo(db), func() error { return db.Client().Disconnect(context.WithoutCancel(ctx)) }, nil
+	}
+	db, err := database.OpenSQL(ctx, url, database.Normal)
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := migrations.Up(ctx, db.Write.DB, migrations.InmueblesSQLite); err != nil {
+		return nil, nil, errors.Join(err, db.Close())
+	}
+	store, err := resourceserver.NewSQLite(ctx, db.Write, db.Read)
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("open the store of inmuebles: %w", err), db.Close())
+	}
+	return store, func() error { return errors.Join(store.Close(), db.Close()) }, nil
+}
