@@ -102,6 +102,9 @@ func run(p *program) int {
 	switch {
 	case err == nil:
 		return exitOK
+	case p.ctx.Err() != nil && errors.Is(err, context.Canceled):
+		fmt.Fprintln(p.stderr, "urbandata: interrupted before it was done; nothing is half done")
+		return exitFailed
 	case errors.As(err, &wrong):
 		fmt.Fprintf(p.stderr, "urbandata: %s\n", wrong)
 		return exitSetting

@@ -60,7 +60,7 @@ func newService(t *testing.T) *service {
 	if err := a.RegisterDocs(); err != nil {
 		t.Fatal(err)
 	}
-	s.Handler = a.Handler(slog.New(slog.NewJSONHandler(s.log, nil)), NewMetrics(s.reg, "test"))
+	s.Handler = a.Handler(slog.New(slog.NewJSONHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})), NewMetrics(s.reg, "test"))
 	return s
 }
 

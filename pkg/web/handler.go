@@ -107,7 +107,6 @@ func (a *API) Handler(log *slog.Logger, metrics *Metrics) http.Handler {
 		ctx := context.WithValue(r.Context(), recordKey{}, rec)
 
 		defer func() {
-			level := slog.LevelInfo
 			if v := recover(); v != nil {
 				if v == http.ErrAbortHandler { //nolint:errorlint // net/http compares the value itself
 					panic(v)
@@ -118,9 +117,6 @@ func (a *API) Handler(log *slog.Logger, metrics *Metrics) http.Handler {
 					Internal(context.Background(), rec.cause).Write(rec)
 				}
 			}
-			if rec.status >= 500 {
-				level = slog.LevelError
-			}
 			took := time.Since(start)
 			route, method := rec.route, knownMethod(r.Method)
 			if route == "" {
@@ -128,7 +124,7 @@ func (a *API) Handler(log *slog.Logger, metrics *Metrics) http.Handler {
 			}
 			metrics.requests.WithLabelValues(route, method, strconv.Itoa(rec.status)).Inc()
 			metrics.duration.WithLabelValues(route).Observe(took.Seconds())
-			if log.Enabled(ctx, level) {
+			if level := rec.level(); log.Enabled(ctx, level) {
 				attrs := []slog.Attr{
 					slog.String("request_id", rec.traceID), slog.String("method", method), slog.String("route", route),
 					slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes), slog.Duration("took", took),
@@ -141,6 +137,20 @@ func (a *API) Handler(log *slog.Logger, metrics *Metrics) http.Handler {
 		}()
 		a.Router.ServeHTTP(rec, normalise(r.WithContext(ctx)))
 	})
+}
+
+// level is how much the request matters to who reads the log: probes that
+// find everything well come every few seconds and matter least.
+func (r *record) level() slog.Level {
+	switch {
+	case r.status == http.StatusServiceUnavailable:
+		return slog.LevelWarn // said on purpose, and passing
+	case r.status >= 500:
+		return slog.LevelError
+	case r.route == livePath || r.route == readyPath:
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
 }
 
 // normalise takes one trailing slash off the path, so that both spellings

@@ -7,6 +7,11 @@ import (
 	"time"
 )
 
+const (
+	livePath  = "/livez"
+	readyPath = "/readyz"
+)
+
 // Check is one thing that a service needs to be of use. The function answers
 // quickly, or when ctx ends.
 type Check struct {
@@ -40,10 +45,10 @@ type healthAnswer struct {
 // Register puts /livez and /readyz on the API. They are not in its OpenAPI
 // document: they are for the platform, not for clients.
 func (h *Health) Register(a *API) {
-	a.Router.Path("/livez").Methods(http.MethodGet).HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	a.Router.Path(livePath).Methods(http.MethodGet).HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, healthAnswer{Status: "ok"})
 	})
-	a.Router.Path("/readyz").Methods(http.MethodGet).HandlerFunc(h.ready)
+	a.Router.Path(readyPath).Methods(http.MethodGet).HandlerFunc(h.ready)
 }
 
 func (h *Health) ready(w http.ResponseWriter, r *http.Request) {
