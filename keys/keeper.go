@@ -1,0 +1,426 @@
+package keys
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// Options are what a keeper may be given; the zero Options are good.
+type Options struct {
+	Name   string           // this replica in logs and in the history; "keeper" if empty
+	Logger *slog.Logger     // slog.Default if nil
+	Now    func() time.Time // time.Now if nil
+	Random io.Reader        // crypto/rand.Reader if nil; some of Go's key generation has its own
+}
+
+// Keeper keeps the ring in step with the store, and signs with it. All its
+// methods may be called concurrently.
+type Keeper struct {
+	store  Store
+	sealer Sealer
+	policy Policy
+	name   string
+	log    *slog.Logger
+	now    func() time.Time
+	random io.Reader
+
+	current atomic.Pointer[snapshot] // nil until the first good tick
+	wake    chan struct{}            // holds one wish for a tick
+
+	turn sync.Mutex // one tick or change at a time, from load to install
+
+	ticks, failures, conflicts, made atomic.Uint64
+	lastFailure                      atomic.Pointer[failure] // nil after a good tick
+}
+
+type failure struct{ err error }
+
+// snapshot is what one good tick found. It is never changed, only replaced.
+type snapshot struct {
+	*view
+	readAt time.Time // before the load began; how old the ring may be is counted from here
+}
+
+// view is what follows from one ring.
+type view struct {
+	ring    Ring
+	signers map[jose.SignatureAlgorithm]*Signer
+	public  map[string]jose.JSONWebKey // every published key by kid
+	jwks    *JWKS
+}
+
+// NewKeeper checks the policy and returns a keeper that has not started: call
+// Tick once, and go on only if it succeeds, then Run. The error wraps
+// [ErrPolicy].
+func NewKeeper(store Store, sealer Sealer, policy Policy, options Options) (*Keeper, error) {
+	if err := policy.Validate(); err != nil {
+		return nil, err
+	}
+	k := &Keeper{
+		store: store, sealer: sealer, policy: policy,
+		name:   cmp.Or(options.Name, "keeper"),
+		log:    cmp.Or(options.Logger, slog.Default()),
+		now:    options.Now,
+		random: options.Random,
+		wake:   make(chan struct{}, 1),
+	}
+	if k.now == nil {
+		k.now = time.Now
+	}
+	if k.random == nil {
+		k.random = rand.Reader
+	}
+	return k, nil
+}
+
+// Policy is the one that the keeper was made with.
+func (k *Keeper) Policy() Policy { return k.policy }
+
+// Tick brings the ring up to the present: what the store holds, and what is
+// due by now. With nothing to do it is one query. After an error the last
+// good ring stays in use.
+//
+// The error wraps [ErrSealed] when the ring that is stored can't be opened,
+// and [ErrDamaged] when it isn't one; neither is ever cured by making a new
+// ring.
+func (k *Keeper) Tick(ctx context.Context) error {
+	return k.change(ctx, nil)
+}
+
+// Rotate lets the stand-by of an algorithm take over: as soon as every
+// verifier holds it, or at once in an emergency. See the function [Rotate].
+func (k *Keeper) Rotate(ctx context.Context, alg jose.SignatureAlgorithm, emergency bool) error {
+	return k.change(ctx, func(now time.Time, ring Ring) (Ring, []Event, error) {
+		return Rotate(now, ring, alg, emergency)
+	})
+}
+
+// Revoke takes a key out of use for ever; see the function [Revoke].
+func (k *Keeper) Revoke(ctx context.Context, id, reason string) error {
+	return k.change(ctx, func(now time.Time, ring Ring) (Ring, []Event, error) {
+		return Revoke(now, ring, id, reason)
+	})
+}
+
+// edit is a change that someone asked for; it is pure and is made anew on the
+// ring of each attempt.
+type edit func(now time.Time, ring Ring) (Ring, []Event, error)
+
+// change makes a tick, and an edit before its Step.
+func (k *Keeper) change(ctx context.Context, edit edit) error {
+	k.turn.Lock()
+	defer k.turn.Unlock()
+	k.ticks.Add(1)
+	err := k.swap(ctx, edit)
+	switch {
+	case err == nil:
+		k.lastFailure.Store(nil)
+	case edit == nil: // a refused edit says nothing about the store
+		k.failures.Add(1)
+		k.lastFailure.Store(&failure{err})
+	}
+	return err
+}
+
+// maxAttempts bounds how often one tick runs behind other replicas. Each lost
+// swap means that another one was won, and a ring soon has nothing left to
+// do.
+const maxAttempts = 100
+
+func (k *Keeper) swap(ctx context.Context, edit edit) error {
+	for range maxAttempts {
+		readAt := k.clock()
+		ring, err := k.store.Load(ctx)
+		if err != nil {
+			return err
+		}
+		// Opened before anything is made, so that no key is ever made beside
+		// a ring that can't be opened.
+		found, err := k.view(ctx, ring)
+		if err != nil {
+			return err
+		}
+
+		now := k.clock()
+		edited, events, err := ring, []Event(nil), error(nil)
+		if edit != nil {
+			if edited, events, err = edit(now, ring); err != nil {
+				return err
+			}
+		}
+		// Making keys takes time, so it is over before the transaction, and
+		// before the moment that Step writes into the keys.
+		fresh, err := k.makeKeys(ctx, Needs(now, edited, k.policy))
+		if err != nil {
+			return err
+		}
+		next, more := Step(k.clock(), edited, fresh, k.policy)
+		events = append(events, more...)
+		if len(events) == 0 {
+			k.install(found, readAt)
+			return nil
+		}
+		for i := range events {
+			events[i].Actor = k.name
+		}
+		next.Version = ring.Version + 1
+		// Opened before it is stored: what can't be opened must not get there.
+		made, err := k.view(ctx, next)
+		if err != nil {
+			return err
+		}
+		err = k.store.Swap(ctx, ring.Version, next, events)
+		if errors.Is(err, ErrConflict) {
+			k.conflicts.Add(1)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		k.made.Add(uint64(len(fresh)))
+		for _, e := range events {
+			k.log.InfoContext(ctx, "signing key changed", "kid", e.KeyID, "alg", e.Alg,
+				"from", e.From, "to", e.To, "reason", e.Reason, "ring", next.Version)
+		}
+		k.install(made, readAt)
+		return nil
+	}
+	return fmt.Errorf("keys: lost %d swaps in a row: %w", maxAttempts, ErrConflict)
+}
+
+// makeKeys makes one key for each algorithm, all at once: an RSA key takes a
+// tenth of a second and more.
+func (k *Keeper) makeKeys(ctx context.Context, algs []jose.SignatureAlgorithm) ([]Key, error) {
+	fresh := make([]Key, len(algs))
+	errs := make([]error, len(algs))
+	var group sync.WaitGroup
+	for i, alg := range algs {
+		group.Go(func() {
+			fresh[i], errs[i] = makeKey(ctx, k.sealer, k.random, alg, k.policy.RSABits)
+		})
+	}
+	group.Wait()
+	return fresh, errors.Join(errs...)
+}
+
+// view derives what a ring means for this replica. Every private half in it
+// must open; those that sign stay in memory, and go when their view is
+// replaced. What the view in use has derived already isn't derived again.
+func (k *Keeper) view(ctx context.Context, ring Ring) (*view, error) {
+	var last view
+	if s := k.current.Load(); s != nil {
+		last = *s.view
+		if reflect.DeepEqual(last.ring, ring) {
+			return s.view, nil
+		}
+	}
+	v := &view{ring: ring, signers: make(map[jose.SignatureAlgorithm]*Signer), public: make(map[string]jose.JSONWebKey)}
+	for i := range ring.Keys {
+		key := &ring.Keys[i]
+		if key.Published() {
+			v.public[key.ID] = publicJWK(key)
+		}
+		if key.Sealed == nil {
+			continue
+		}
+		if known := last.ring.Key(key.ID); known != nil && string(known.Sealed) == string(key.Sealed) {
+			if key.State == Announced {
+				continue // opened once, and unchanged
+			}
+			if signer := last.signers[key.Alg]; signer != nil && signer.kid == key.ID {
+				v.signers[key.Alg] = signer
+				continue
+			}
+		}
+		private, err := openKey(ctx, k.sealer, key)
+		if err != nil {
+			return nil, err
+		}
+		if key.State == Signing {
+			v.signers[key.Alg] = newSigner(key, private, k.random)
+		}
+	}
+	var err error
+	v.jwks, err = renderJWKS(ring, k.policy.JWKSMaxAge)
+	return v, err
+}
+
+// install puts a view in use. What another replica has done shows here.
+func (k *Keeper) install(v *view, readAt time.Time) {
+	last := k.current.Swap(&snapshot{view: v, readAt: readAt})
+	switch {
+	case last == nil || last.ring.Version == v.ring.Version:
+	case last.ring.Version > v.ring.Version:
+		k.log.Warn("the signing ring went back; was the database restored from a backup?",
+			"from", last.ring.Version, "to", v.ring.Version)
+	default:
+		k.log.Info("signing ring changed", "from", last.ring.Version, "to", v.ring.Version)
+	}
+}
+
+// Run ticks until ctx ends: each Tick of the policy at the latest, when a
+// transition is due, and after Wake. A failed tick is logged and tried again;
+// the last good ring stays in use.
+func (k *Keeper) Run(ctx context.Context) {
+	timer := time.NewTimer(k.pause())
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-k.wake:
+		}
+		if err := k.Tick(ctx); err != nil && ctx.Err() == nil {
+			k.log.ErrorContext(ctx, "the signing ring could not be brought up to date; the last good one stays in use", "err", err)
+		}
+		timer.Reset(k.pause())
+	}
+}
+
+// Wake asks Run to tick now. It never blocks.
+func (k *Keeper) Wake() {
+	select {
+	case k.wake <- struct{}{}:
+	default: // it has been asked already
+	}
+}
+
+// pause is how long Run waits before the next tick, never longer than the
+// policy's Tick. It is drawn at random, so that replicas don't all come at
+// the same moment, each with a key of its own making.
+func (k *Keeper) pause() time.Duration {
+	regular := k.jitter(k.policy.Tick/2, k.policy.Tick)
+	s := k.current.Load()
+	if s == nil || k.lastFailure.Load() != nil {
+		return regular
+	}
+	now := k.clock()
+	if len(Needs(now, s.ring, k.policy)) == 0 {
+		at, ok := Due(s.ring, k.policy)
+		if !ok || at.Sub(now) >= regular {
+			return regular
+		}
+		if wait := at.Sub(now); wait > 0 {
+			return min(regular, wait+k.jitter(0, k.policy.Tick/8))
+		}
+	}
+	return k.jitter(0, k.policy.Tick/8)
+}
+
+func (k *Keeper) jitter(from, to time.Duration) time.Duration {
+	return from + mathrand.N(to-from+1) //nolint:gosec // spreads load, guards nothing
+}
+
+// clock is the time of day. Its monotonic part is dropped: it stands still
+// while a machine sleeps, and a ring grows old all the same.
+func (k *Keeper) clock() time.Time { return k.now().Round(0) }
+
+// Signer returns the signer of an algorithm. Ask for each token anew.
+//
+// The error is [ErrNotReady] before the first good tick; [ErrStale] when the
+// store has been out of reach for longer than the policy allows, because
+// another replica may have retired the key since; and it wraps [ErrNoKey]
+// when no key signs for the algorithm.
+func (k *Keeper) Signer(alg jose.SignatureAlgorithm) (*Signer, error) {
+	s := k.current.Load()
+	if s == nil {
+		return nil, ErrNotReady
+	}
+	if k.clock().Sub(s.readAt) > k.policy.MaxStale() {
+		k.Wake() // after a machine's sleep the store is there again
+		return nil, ErrStale
+	}
+	if signer := s.signers[alg]; signer != nil {
+		return signer, nil
+	}
+	if next := s.ring.Standby(alg); next != nil {
+		return nil, fmt.Errorf("%w: the first one for %s signs from %s on", ErrNoKey, alg, next.ActivateAt.Format(time.RFC3339))
+	}
+	return nil, fmt.Errorf("%w: none for %s", ErrNoKey, alg)
+}
+
+// JWKS is the key set to serve. It goes on when the store is out of reach.
+// The error is [ErrNotReady] before the first good tick.
+func (k *Keeper) JWKS() (*JWKS, error) {
+	s := k.current.Load()
+	if s == nil {
+		return nil, ErrNotReady
+	}
+	return s.jwks, nil
+}
+
+// PublicKey returns a published key as the JWKS has it; ok is false when
+// there is none by that kid. It goes on when the store is out of reach.
+func (k *Keeper) PublicKey(kid string) (key jose.JSONWebKey, ok bool) {
+	s := k.current.Load()
+	if s == nil {
+		return jose.JSONWebKey{}, false
+	}
+	key, ok = s.public[kid]
+	return key, ok
+}
+
+// Ring is the ring in memory: the zero Ring before the first good tick. To
+// look at the stored one, for which no sealing key is needed, ask the
+// [Store].
+func (k *Keeper) Ring() Ring {
+	s := k.current.Load()
+	if s == nil {
+		return Ring{}
+	}
+	return s.ring.clone()
+}
+
+// Check is nil as long as the keeper may sign; else the error wraps
+// [ErrNotReady] or [ErrStale], and what the last tick failed with. It asks
+// nobody, and answers at once.
+func (k *Keeper) Check(context.Context) error {
+	err := ErrNotReady
+	if s := k.current.Load(); s != nil {
+		age := k.clock().Sub(s.readAt)
+		if age <= k.policy.MaxStale() {
+			return nil
+		}
+		err = fmt.Errorf("%w: it was read %v ago", ErrStale, age.Round(time.Second))
+	}
+	if f := k.lastFailure.Load(); f != nil {
+		err = fmt.Errorf("%w: %w", err, f.err)
+	}
+	return err
+}
+
+// Stats are counters since the keeper was made, and where it stands. They are
+// read one by one, not at one moment.
+type Stats struct {
+	Ticks     uint64    // begun, changes that were asked for among them
+	Failures  uint64    // that ended with an error
+	Conflicts uint64    // swaps that another replica won
+	Made      uint64    // keys made and stored
+	Version   int64     // of the ring in memory
+	ReadAt    time.Time // when the ring in memory was last known to be the stored one; zero before
+}
+
+// Stats is for metrics.
+func (k *Keeper) Stats() Stats {
+	stats := Stats{
+		Ticks: k.ticks.Load(), Failures: k.failures.Load(),
+		Conflicts: k.conflicts.Load(), Made: k.made.Load(),
+	}
+	if s := k.current.Load(); s != nil {
+		stats.Version, stats.ReadAt = s.ring.Version, s.readAt
+	}
+	return stats
+}

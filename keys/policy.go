@@ -1,0 +1,174 @@
+package keys
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// Policy says how keys are made and how long each part of their life lasts.
+// [DefaultPolicy] is safe for every stock verifier that can be kept safe by
+// timing; a changed one must pass Validate.
+//
+// The store keeps whole milliseconds, and so should a policy.
+type Policy struct {
+	// Algorithms are those with a key: EdDSA, RS256, ES256, PS256. One that
+	// is added on a ring in use is announced first, and signs after the lead.
+	// One that is taken away signs out its schedule and gets no successor.
+	Algorithms []jose.SignatureAlgorithm
+
+	// RSABits is the size of RSA keys to come: 2048, 3072 or 4096.
+	RSABits int
+
+	// RotationPeriod is how long a key signs.
+	RotationPeriod time.Duration
+
+	// AnnounceLead is how long a key is published before it may sign.
+	AnnounceLead time.Duration
+
+	// Retention is how long a key stays published after it stopped signing.
+	Retention time.Duration
+
+	// JWKSMaxAge is the max-age that the JWKS is served with, in whole
+	// seconds.
+	JWKSMaxAge time.Duration
+
+	// TokenLife is the longest life of an access token.
+	TokenLife time.Duration
+
+	// Leeway is by how much a verifier may let a token outlive its exp.
+	Leeway time.Duration
+
+	// Tick is how often a replica looks at the store. Another replica's
+	// change is seen within this time.
+	Tick time.Duration
+
+	// Skew is the most by which the clocks of two replicas differ.
+	Skew time.Duration
+
+	// ReplicaLag is how much longer than Tick a replica may go on signing
+	// with the ring in memory when it has lost the store.
+	ReplicaLag time.Duration
+
+	// VerifierSlack is for verifiers that refresh on their own schedule
+	// only and never for an unknown kid. One half is the least time for
+	// which they keep a set, the other how late they may look at it again.
+	// 1800 s is what jwx v2 needs, the slowest that was measured.
+	VerifierSlack time.Duration
+}
+
+// DefaultPolicy is made for the verifiers measured in docs/verify.md.
+func DefaultPolicy() Policy {
+	return Policy{
+		Algorithms:     []jose.SignatureAlgorithm{jose.EdDSA, jose.RS256},
+		RSABits:        2048,
+		RotationPeriod: 30 * 24 * time.Hour,
+		AnnounceLead:   2 * time.Hour,
+		Retention:      time.Hour,
+		JWKSMaxAge:     300 * time.Second,
+		TokenLife:      300 * time.Second,
+		Leeway:         60 * time.Second,
+		Tick:           10 * time.Second,
+		Skew:           30 * time.Second,
+		ReplicaLag:     10 * time.Minute,
+		VerifierSlack:  1800 * time.Second,
+	}
+}
+
+// MinLead is the least AnnounceLead that breaks no covered verifier: a cache
+// that has just refreshed keeps its set for max(VerifierSlack/2, JWKSMaxAge),
+// looks again up to VerifierSlack/2 late, may then be handed a response that
+// a cache between has held for JWKSMaxAge, from a replica that learned of the
+// key a Tick late, while the replica that activates it has a clock that is
+// ahead by Skew.
+func (p Policy) MinLead() time.Duration {
+	return max(p.VerifierSlack/2, p.JWKSMaxAge) + p.VerifierSlack/2 + p.JWKSMaxAge + p.Tick + p.Skew
+}
+
+// MinRetention is the least Retention after which no token of a key can be
+// valid: a replica may sign with it until its ring in memory is too old, and
+// that token lives for TokenLife, and Leeway longer where the verifier allows
+// it.
+func (p Policy) MinRetention() time.Duration {
+	return p.TokenLife + p.Leeway + p.MaxStale() + p.Skew
+}
+
+// MaxStale is the age up to which the ring in memory may be signed with.
+func (p Policy) MaxStale() time.Duration { return p.Tick + p.ReplicaLag }
+
+// Validate returns nil for a policy that keeps every covered verifier whole.
+// Otherwise the error wraps [ErrPolicy] and names, for each rule that is
+// broken, the rule, the numbers and the field to change.
+func (p Policy) Validate() error {
+	var broken []error
+	refuse := func(format string, args ...any) {
+		broken = append(broken, fmt.Errorf("%w: %w", ErrPolicy, fmt.Errorf(format, args...)))
+	}
+
+	if len(p.Algorithms) == 0 {
+		refuse("Algorithms is empty; name at least one of EdDSA, RS256, ES256, PS256")
+	}
+	for i, alg := range p.Algorithms {
+		if _, ok := algorithms[alg]; !ok {
+			refuse("Algorithms has %q; take EdDSA, RS256, ES256 or PS256", alg)
+		}
+		if slices.Contains(p.Algorithms[:i], alg) {
+			refuse("Algorithms has %q twice", alg)
+		}
+	}
+	if !slices.Contains([]int{2048, 3072, 4096}, p.RSABits) {
+		refuse("RSABits is %d; take 2048, 3072 or 4096", p.RSABits)
+	}
+	for _, f := range []struct {
+		name  string
+		value time.Duration
+		least time.Duration
+	}{
+		{"RotationPeriod", p.RotationPeriod, time.Millisecond},
+		{"TokenLife", p.TokenLife, time.Millisecond},
+		{"Tick", p.Tick, time.Millisecond},
+		{"JWKSMaxAge", p.JWKSMaxAge, 0},
+		{"Leeway", p.Leeway, 0},
+		{"Skew", p.Skew, 0},
+		{"ReplicaLag", p.ReplicaLag, 0},
+		{"VerifierSlack", p.VerifierSlack, 0},
+		{"AnnounceLead", p.AnnounceLead, 0},
+		{"Retention", p.Retention, 0},
+	} {
+		// The upper bound keeps the sums below far from overflow.
+		if f.value < f.least || f.value > maxDuration {
+			refuse("%s is %v; it must lie between %v and %v", f.name, f.value, f.least, maxDuration)
+		}
+	}
+	if p.JWKSMaxAge%time.Second != 0 {
+		refuse("JWKSMaxAge is %v; HTTP has whole seconds only", p.JWKSMaxAge)
+	}
+	if len(broken) > 0 {
+		return errors.Join(broken...) // the sums below would say nothing
+	}
+
+	if least := p.MinLead(); p.AnnounceLead < least {
+		refuse("AnnounceLead ≥ max(VerifierSlack/2, JWKSMaxAge) + VerifierSlack/2 + JWKSMaxAge + Tick + Skew"+
+			" is broken: %v < max(%v, %v) + %v + %v + %v + %v = %v;"+
+			" a verifier would meet a key before it can hold it; raise AnnounceLead to %v or more",
+			p.AnnounceLead, p.VerifierSlack/2, p.JWKSMaxAge, p.VerifierSlack/2, p.JWKSMaxAge, p.Tick, p.Skew, least, least)
+	}
+	if least := p.MinRetention(); p.Retention < least {
+		refuse("Retention ≥ TokenLife + Leeway + Tick + ReplicaLag + Skew"+
+			" is broken: %v < %v + %v + %v + %v + %v = %v;"+
+			" a valid token would lose its key; raise Retention to %v or more",
+			p.Retention, p.TokenLife, p.Leeway, p.Tick, p.ReplicaLag, p.Skew, least, least)
+	}
+	if p.RotationPeriod < p.AnnounceLead {
+		refuse("RotationPeriod ≥ AnnounceLead is broken: %v < %v;"+
+			" a key would have to take over before it has been announced long enough; raise RotationPeriod to %v or more",
+			p.RotationPeriod, p.AnnounceLead, p.AnnounceLead)
+	}
+	return errors.Join(broken...)
+}
+
+// maxDuration bounds each field of a policy: ten years.
+const maxDuration = 10 * 365 * 24 * time.Hour

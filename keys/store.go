@@ -1,0 +1,26 @@
+package keys
+
+import "context"
+
+// Store keeps the ring and the history of its changes. Replicas in other
+// processes use the same store; its methods may be called concurrently.
+type Store interface {
+	// Load returns the ring of one moment, its keys oldest first: all of a
+	// swap or none of it. A new store has the zero Ring. The error wraps
+	// ErrDamaged when what is stored isn't a ring; such a store is never
+	// taken for a new one.
+	Load(ctx context.Context) (Ring, error)
+
+	// Swap puts the keys of next in place of the whole ring, appends the
+	// events, and counts the version up from old to old+1, if the version is
+	// still old: all of it at once or nothing. Otherwise it returns
+	// ErrConflict, also when it only couldn't make sure. After any other
+	// error the swap may have happened: Load tells.
+	//
+	// Private halves that next doesn't have are gone from the store when
+	// Swap returns.
+	Swap(ctx context.Context, old int64, next Ring, events []Event) error
+
+	// History returns the newest events, at most limit, the newest first.
+	History(ctx context.Context, limit int) ([]Event, error)
+}
