@@ -1,0 +1,404 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// The wait after a failed fetch starts at firstRetry and doubles up to
+	// lastRetry; half of it is random.
+	firstRetry = 100 * time.Millisecond
+	lastRetry  = 10 * time.Second
+
+	// maxWaiting bounds the callers that wait for a fetch at one time.
+	// Whoever comes later is refused at once.
+	maxWaiting = 1024
+
+	// maxAbsent bounds the kids remembered as absent, absentFor says for how
+	// long. An entry can never hide a key: the set held is asked first. It
+	// only spares the budget. So a short time is enough, and it lets a kid be
+	// asked for again that one replica of the issuer already signs with and
+	// another did not yet publish.
+	maxAbsent = 1024
+	absentFor = 30 * time.Second
+)
+
+// snapshot is a key set and how long it may be used. It is immutable but for
+// headers, and replaced as a whole.
+type snapshot struct {
+	set     *KeySet
+	etag    string
+	fetched time.Time // when the issuer last said that this is the set
+	stale   time.Time // from here on it should have been replaced
+	expires time.Time // from here on it must not be used; zero: never
+	headers *headerCache
+}
+
+func (s *snapshot) usable(now time.Time) bool {
+	return s != nil && (s.expires.IsZero() || now.Before(s.expires))
+}
+
+// cache holds the key set and fetches it. The set is read by one atomic load;
+// all fetching is done by the one goroutine that is in run.
+type cache struct {
+	current atomic.Pointer[snapshot]
+
+	fetcher *fetcher // nil: the set is fixed
+	options CacheOptions
+	now     func() time.Time
+	log     *slog.Logger
+	hook    func(Fetch)
+
+	first chan struct{} // closed when the first set has come
+	wake  chan struct{} // tells run that there is a flight to make
+
+	mu      sync.Mutex // guards what follows; never held during a fetch
+	running bool
+	flight  *flight // the fetch asked for or under way, nil if none
+	waiting int
+	budget  bucket
+	absent  absentees
+	stats   Stats
+	last    error // of the last attempt
+}
+
+// flight is one fetch, shared by all who wait for it.
+type flight struct {
+	done     chan struct{} // closed when it is over
+	onDemand bool
+	started  bool // guarded by cache.mu: the request may be on its way
+	ok       bool // written before done is closed: the issuer has answered
+}
+
+func newCache(o Options) *cache {
+	c := &cache{
+		options: o.Cache, now: o.Now, log: o.Logger, hook: o.Hooks.Fetched,
+		first:  make(chan struct{}),
+		wake:   make(chan struct{}, 1),
+		budget: bucket{burst: o.Cache.Burst, every: o.Cache.Every, tokens: o.Cache.Burst},
+	}
+	if o.Keys != nil {
+		c.current.Store(&snapshot{set: o.Keys, fetched: o.Now(), headers: new(headerCache)})
+		close(c.first)
+		return c
+	}
+	c.fetcher = newFetcher(o)
+	return c
+}
+
+// find returns the keys with this kid, and the snapshot they are of. If the
+// snapshot held has none it may wait for a fetch: see join.
+func (c *cache) find(ctx context.Context, kid string) ([]*key, *snapshot, error) {
+	snap := c.current.Load()
+	if snap.usable(c.now()) {
+		if keys := snap.set.keys[kid]; keys != nil {
+			return keys, snap, nil
+		}
+	}
+	f, mine := c.join(kid, snap)
+	if f != nil {
+		if err := c.await(ctx, f); err != nil {
+			return nil, nil, fmt.Errorf("%w: gave up waiting for it: %w", ErrKeySetUnavailable, err)
+		}
+	}
+	if snap = c.current.Load(); !snap.usable(c.now()) {
+		return nil, nil, c.unavailable(snap)
+	}
+	if keys := snap.set.keys[kid]; keys != nil {
+		return keys, snap, nil
+	}
+	if mine && f.ok {
+		c.mu.Lock()
+		c.absent.add(kid, c.now())
+		c.mu.Unlock()
+	}
+	return nil, nil, fmt.Errorf("%w: kid is not in the key set", ErrKeyUnknown)
+}
+
+// join returns the fetch that a caller who missed kid in snap should wait for,
+// or nil if there is none to wait for, or snap has been replaced since. A new
+// one is started only against the budget, which is claimed here, before the
+// fetch. Only a fetch that starts after the kid came in can prove the kid
+// absent: mine says that this one does.
+//
+// The same budget serves callers that find no usable set at all: they need not
+// wait out run's pause after a failure.
+func (c *cache) join(kid string, snap *snapshot) (f *flight, mine bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	switch {
+	case !c.running, c.fetcher == nil, c.waiting >= maxWaiting, c.absent.has(kid, now):
+		return nil, false
+	case c.current.Load() != snap:
+		return nil, false
+	case c.flight != nil:
+	case !c.budget.take(now):
+		c.stats.Denied++
+		return nil, false
+	default:
+		c.flight = &flight{done: make(chan struct{}), onDemand: true}
+		c.wake <- struct{}{} // has room: there was no flight
+	}
+	c.waiting++
+	return c.flight, !c.flight.started
+}
+
+// await waits until f is over or ctx ends.
+func (c *cache) await(ctx context.Context, f *flight) error {
+	defer func() {
+		c.mu.Lock()
+		c.waiting--
+		c.mu.Unlock()
+	}()
+	select {
+	case <-f.done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// unavailable says why there is no usable set.
+func (c *cache) unavailable(snap *snapshot) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case snap != nil:
+		return fmt.Errorf("%w: the last good one is too old, and fetching failed: %w", ErrKeySetUnavailable, orUnknown(c.last))
+	case c.last != nil:
+		return fmt.Errorf("%w: none fetched yet: %w", ErrKeySetUnavailable, c.last)
+	case !c.running:
+		return fmt.Errorf("%w: Run was not started", ErrKeySetUnavailable)
+	}
+	return fmt.Errorf("%w: none fetched yet", ErrKeySetUnavailable)
+}
+
+func orUnknown(err error) error {
+	if err == nil {
+		return errors.New("no attempt since")
+	}
+	return err
+}
+
+// run fetches until ctx ends: at once, then ahead of each set's end, after a
+// failure with growing pauses, and when join asks for it.
+func (c *cache) run(ctx context.Context) error {
+	c.mu.Lock()
+	if c.running {
+		c.mu.Unlock()
+		return ErrRunning
+	}
+	c.running = true
+	c.flight = &flight{done: make(chan struct{})}
+	c.mu.Unlock()
+	defer c.stop()
+
+	if c.fetcher == nil {
+		<-ctx.Done()
+		return nil
+	}
+	failures := 0
+	for {
+		f := c.take()
+		ok := c.refresh(ctx, f)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if failures++; ok {
+			failures = 0
+		}
+		timer := time.NewTimer(c.pause(failures))
+		select {
+		case <-timer.C:
+		case <-c.wake:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+}
+
+// take starts the flight that is asked for, or one of its own.
+func (c *cache) take() *flight {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.flight == nil {
+		c.flight = &flight{done: make(chan struct{})}
+	}
+	select { // the wish that this flight fulfils
+	case <-c.wake:
+	default:
+	}
+	c.flight.started = true
+	return c.flight
+}
+
+// land ends a flight and lets go those who wait for it.
+func (c *cache) land(f *flight, ok bool) {
+	c.mu.Lock()
+	c.flight = nil
+	c.mu.Unlock()
+	f.ok = ok
+	close(f.done)
+}
+
+func (c *cache) stop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.running = false
+	if c.flight != nil {
+		close(c.flight.done)
+		c.flight = nil
+	}
+	select {
+	case <-c.wake:
+	default:
+	}
+}
+
+// pause is how long to wait for the next fetch.
+func (c *cache) pause(failures int) time.Duration {
+	if failures == 0 {
+		snap := c.current.Load()
+		life := snap.stale.Sub(snap.fetched)
+		// Between 70 and 90 % of its life: ahead of its end, and not in step
+		// with other replicas.
+		return life*7/10 + jitter(life/5)
+	}
+	d := lastRetry
+	if n := failures - 1; n < 7 {
+		d = min(firstRetry<<n, lastRetry)
+	}
+	return d/2 + jitter(d/2)
+}
+
+// jitter is a random duration in [0, d].
+func jitter(d time.Duration) time.Duration {
+	return time.Duration(rand.Int64N(int64(d) + 1)) //nolint:gosec // spreads load, guards nothing
+}
+
+// refresh makes one fetch and puts what it brings in place. A failure leaves
+// the set held as it is.
+func (c *cache) refresh(ctx context.Context, f *flight) (ok bool) {
+	old := c.current.Load()
+	etag := ""
+	if old != nil {
+		etag = old.etag
+	}
+	asked := c.now()
+	got, err := c.fetcher.fetch(ctx, etag)
+	took := c.now().Sub(asked)
+	if err != nil && ctx.Err() != nil { // stopped, which says nothing of the issuer
+		c.land(f, false)
+		return false
+	}
+	changed := false
+	if err == nil {
+		next := &snapshot{
+			set: got.set, etag: got.etag,
+			// The life runs from the question, not from the answer: a set may
+			// be replaced while it is on its way.
+			fetched: asked, stale: asked.Add(got.life), expires: asked.Add(got.life + c.options.MaxStale),
+		}
+		changed = old == nil || got.set != nil && got.set.sum != old.set.sum
+		if changed {
+			next.headers = new(headerCache)
+		} else {
+			next.set, next.headers = old.set, old.headers
+		}
+		c.current.Store(next)
+		if old == nil {
+			close(c.first)
+		}
+	}
+
+	c.mu.Lock()
+	c.last = err
+	c.stats.Fetches++
+	if err != nil {
+		c.stats.Failures++
+	}
+	if f.onDemand {
+		c.stats.OnDemand++
+	}
+	if changed {
+		c.stats.Changes++
+		c.absent.clear()
+	}
+	c.mu.Unlock()
+	c.land(f, err == nil)
+	c.report(f, got, took, changed, err)
+	return err == nil
+}
+
+// report tells the log and the hook.
+func (c *cache) report(f *flight, got answer, took time.Duration, changed bool, err error) {
+	keys := 0
+	if snap := c.current.Load(); snap != nil {
+		keys = snap.set.size
+	}
+	switch {
+	case err != nil:
+		c.log.Warn("key set fetch failed", "url", c.fetcher.url, "error", err.Error(), "keys_held", keys)
+	case changed:
+		c.log.Info("key set changed", "url", c.fetcher.url, "keys", keys)
+		for _, s := range got.set.skipped {
+			c.log.Warn("key skipped", "kid", s.KeyID, "reason", s.Reason.Error())
+		}
+	}
+	if c.hook != nil {
+		c.hook(Fetch{
+			OnDemand: f.onDemand, Status: got.status, Duration: took, Changed: changed, Keys: keys, Err: err,
+		})
+	}
+}
+
+// check is nil if a usable set is held.
+func (c *cache) check() error {
+	snap := c.current.Load()
+	if snap.usable(c.now()) {
+		return nil
+	}
+	return c.unavailable(snap)
+}
+
+// snapshotStats fills in the present state.
+func (c *cache) snapshotStats() Stats {
+	c.mu.Lock()
+	s := c.stats
+	c.mu.Unlock()
+	snap, now := c.current.Load(), c.now()
+	if snap == nil {
+		return s
+	}
+	s.Keys, s.Skipped = snap.set.size, len(snap.set.skipped)
+	s.Age = max(0, now.Sub(snap.fetched))
+	s.Usable = snap.usable(now)
+	s.Stale = !snap.expires.IsZero() && !now.Before(snap.stale)
+	return s
+}
+
+// Stats is the state of the key set and the counts of its fetches since New.
+type Stats struct {
+	Keys    int           // usable keys held
+	Skipped int           // members of the same document that are not used
+	Age     time.Duration // since the issuer last confirmed the set
+	Usable  bool          // tokens can be verified
+	Stale   bool          // the set has outlived what the issuer promised
+
+	Fetches  uint64 // attempts
+	Failures uint64 // attempts that brought neither a usable set nor 304
+	OnDemand uint64 // attempts asked for by unknown kids
+	Denied   uint64 // unknown kids that found the budget empty
+	Changes  uint64 // times that the set became another, the first included
+}

@@ -1,0 +1,80 @@
+// Package verify verifies access tokens offline: for the price of one
+// signature check, with no request to the issuer on the way, and through any
+// failure of the issuer that a cached key set can bear.
+//
+// # Use
+//
+//	v, err := verify.New(verify.Options{
+//		Issuer:   "https://id.example",
+//		Audience: "inmuebles",
+//		JWKSURL:  "https://id.example/.well-known/jwks.json",
+//	})
+//	...
+//	go v.Run(ctx) // keeps the keys fresh until ctx ends
+//
+//	mux.Handle("GET /inmuebles", v.Middleware(v.Require("inmuebles:read")(list)))
+//
+// [New] validates and starts nothing. [Verifier.Run] fetches the keys.
+// [Verifier.Check] says whether any are held, for a readiness probe. Handlers
+// read the claims with [FromContext]. Servers with their own way to answer
+// errors use [TokenFromRequest], [Verifier.Verify], [CheckScope] and
+// [Challenge]. Package verifytest is an issuer for tests.
+//
+// # What is checked
+//
+// The checklist is numbered in verify.go, in this order: size and form, strict
+// header, no critical extension, alg, typ, kid, signature, strict claims, iss,
+// aud, exp, nbf, iat, sub, token_type (RFC 7515, RFC 7519, RFC 8725, RFC 9068
+// §4). A token passes all or is refused with one of the
+// sentinel errors. Only EdDSA (Ed25519), RS256, PS256 and ES256 exist. The
+// key decides the algorithm, and the header must agree. Keys, addresses and
+// certificates in the header are ignored.
+//
+// Stricter than most libraries, on purpose: members that appear twice and text
+// that is not Unicode are refused, anywhere in header and claims; base64url
+// must be canonical; kid, exp and sub are required; claims of package token
+// must be of their kind, so null is refused; numbers must lie within ±2^53;
+// PS256 needs a salt as long as the hash.
+//
+// # The key set
+//
+//	             first good answer              its life passes
+//	  empty ────────────────────────► fresh ◄───────────────────► stale
+//	(refuses)                      (verifies)    good answer    (verifies)
+//	                                    ▲                            │
+//	                                    │                            │ MaxStale passes
+//	                                    │        good answer         ▼
+//	                                    └───────────────────────  expired
+//	                                                             (refuses)
+//
+// Refusal is [ErrKeySetUnavailable]: no token is accepted without a key set,
+// and none is called bad.
+//
+//   - The set lives as long as the issuer's max-age (less Age) says, within
+//     clamps. Run fetches the next at 70 to 90 % of that, at random, with
+//     If-None-Match. After a failure it tries again after 0.1 s, doubling up
+//     to 10 s, half of it random.
+//   - A new set replaces the old one as a whole: a key that is gone is gone.
+//     An answer that fails, is too long, can't be read, or has no usable key
+//     replaces nothing. A key that we can't use is skipped (see
+//     [ParseKeySet]). Redirects are followed within the origin only.
+//   - A token whose kid is not in the set asks for one fetch, which all such
+//     tokens of the moment share and wait for. It is claimed beforehand from a
+//     budget (five at once, one more every ten seconds), so made-up kids can't
+//     use the verifier to flood the issuer. A kid that the issuer does not
+//     have is remembered for half a minute. A flood of them can't keep a real
+//     rotation out either: each fetch it causes brings the whole set.
+//   - A bad signature asks for no fetch.
+//   - A token whose kid is in the set waits for nothing and nobody: its
+//     key is found without a lock, in an immutable snapshot.
+//   - A caller gives up waiting when its context ends, or the fetch does
+//     (FetchTimeout).
+//
+// # What is trusted
+//
+// The key set's address and the TLS between; the clock, within Leeway. Who can
+// write the issuer's key set, or holds one of its private keys, can make any
+// token. A token stays good until its exp, or until its key leaves the set and
+// the set is fetched again (at most MaxAge, plus MaxStale while the issuer
+// can't be reached).
+package verify

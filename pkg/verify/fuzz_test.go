@@ -1,0 +1,180 @@
+package verify
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// accepted is what encoding/json makes of what the strict reader accepts.
+func accepted(t *testing.T, text string, into any) {
+	t.Helper()
+	if !json.Valid([]byte(text)) {
+		t.Fatalf("accepted, but not valid JSON: %q", text)
+	}
+	if err := json.Unmarshal([]byte(text), into); err != nil {
+		t.Fatalf("accepted, but encoding/json says %v: %q", err, text)
+	}
+}
+
+func FuzzJSON(f *testing.F) {
+	for _, s := range []string{
+		`{}`, `{"a":[1,-2.5e+3,true,false,null,"\u00e9\ud83d\ude00\n"]}`, `{"a":1,"\u0061":2}`, `{"a":"\ud800"}`,
+		`{"a":01}`, `[[[[]]]]`, `{"a":1}x`, "{\"a\":\"\xff\"}", `{"a":-}`, `{"a":1e}`, ` { } `, strings.Repeat(`[`, 300),
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		r := reader{s: s}
+		if r.value() == nil && r.end() == nil {
+			var v any
+			if !json.Valid([]byte(s)) {
+				t.Fatalf("accepted, but not valid JSON: %q", s)
+			}
+			// encoding/json refuses numbers that no float64 can hold.
+			var tooBig *json.UnmarshalTypeError
+			if err := json.Unmarshal([]byte(s), &v); err != nil && !errors.As(err, &tooBig) {
+				t.Fatalf("encoding/json: %v: %q", err, s)
+			}
+		}
+	})
+}
+
+func FuzzHeader(f *testing.F) {
+	f.Add(`{"alg":"EdDSA","kid":"k","typ":"at+jwt"}`)
+	f.Add(`{"alg":"none"}`)
+	f.Add(`{"\u0061lg":"EdDSA","crit":["b64"],"b64":false,"jwk":{"kty":"oct"}}`)
+	f.Fuzz(func(t *testing.T, s string) {
+		h, err := parseHeader(s)
+		if err != nil {
+			if !errors.Is(err, ErrMalformed) {
+				t.Fatalf("%v is not %v", err, ErrMalformed)
+			}
+			return
+		}
+		var m map[string]json.RawMessage
+		accepted(t, s, &m)
+		for name, got := range map[string]string{"alg": h.alg, "kid": h.kid, "typ": h.typ} {
+			want := ""
+			if raw, ok := m[name]; ok {
+				accepted(t, string(raw), &want)
+			}
+			if got != want {
+				t.Fatalf("%s is %q, encoding/json says %q", name, got, want)
+			}
+		}
+	})
+}
+
+func FuzzClaims(f *testing.F) {
+	f.Add(`{"iss":"i","aud":["a","b"],"sub":"s","exp":1.5,"iat":-1,"nbf":1e3,"scope":"a b","roles":["user"],"token_type":"access"}`)
+	f.Add(`{"iss":"i","iss":"j"}`)
+	f.Add(`{"exp":1e999}`)
+	f.Add(`{"exp":"1"}`)
+	f.Fuzz(func(t *testing.T, s string) {
+		var p payload
+		if err := parseClaims(s, &p); err != nil {
+			if !errors.Is(err, ErrClaims) {
+				t.Fatalf("%v is not %v", err, ErrClaims)
+			}
+			return
+		}
+		var m map[string]json.RawMessage
+		accepted(t, s, &m)
+		for name, got := range map[string]string{"iss": p.Issuer, "sub": p.Subject, "jti": p.ID} {
+			want := ""
+			if raw, ok := m[name]; ok {
+				accepted(t, string(raw), &want)
+			}
+			if got != want {
+				t.Fatalf("%s is %q, encoding/json says %q", name, got, want)
+			}
+		}
+		if raw, ok := m["exp"]; ok {
+			var want float64
+			accepted(t, string(raw), &want)
+			if diff := want - float64(p.Expiry); diff < 0 || diff >= 1 {
+				t.Fatalf("exp is %d, encoding/json says %v", p.Expiry, want)
+			}
+		}
+	})
+}
+
+func FuzzKeySet(f *testing.F) {
+	f.Add([]byte(`{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`))
+	f.Add([]byte(`{"keys":[{"kty":"EC","crv":"P-256","kid":"k","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}`))
+	f.Add([]byte(`{"keys":[{"kty":"RSA","kid":"k","n":"AQAB","e":"AQAB"},{"kty":"AKP","pub":"AA"},{"kty":"oct","k":""}]}`))
+	f.Add([]byte(`{"keys":[{"kty":"RSA","KTY":"EC","kid":"k","n":null,"e":[]}]}`))
+	f.Fuzz(func(t *testing.T, doc []byte) {
+		set, err := ParseKeySet(doc)
+		if err != nil {
+			if !errors.Is(err, ErrKeySet) || set != nil {
+				t.Fatalf("%v is not %v", err, ErrKeySet)
+			}
+			return
+		}
+		n := 0
+		for kid, keys := range set.keys {
+			for _, k := range keys {
+				n++
+				if k.id != kid || kid == "" {
+					t.Fatalf("key %q under %q", k.id, kid)
+				}
+				// Any key must bear any signature.
+				for _, size := range []int{0, 1, 63, 64, 65, 255, 256, 257, 512} {
+					if k.public.verify([]byte("x"), make([]byte, size)) {
+						t.Fatalf("%s took %d zeros as a signature", k.alg, size)
+					}
+				}
+			}
+		}
+		if n != set.Len() || n == 0 {
+			t.Fatalf("%d keys, Len says %d", n, set.Len())
+		}
+	})
+}
+
+func FuzzCacheControl(f *testing.F) {
+	f.Add("public, max-age=300", "10")
+	f.Add(`max-age="300", no-cache="a,b"`, "")
+	f.Add("MAX-AGE=99999999999999999999999", "-1")
+	f.Add(`private="x\", max-age=1`, "x")
+	f.Fuzz(func(t *testing.T, control, age string) {
+		d, ok := freshness(http.Header{"Cache-Control": {control}, "Age": {age}})
+		if d < 0 || d > maxDelta*time.Second || !ok && d != 0 {
+			t.Fatalf("%v, %v", d, ok)
+		}
+	})
+}
+
+func FuzzToken(f *testing.F) {
+	set, err := ParseKeySet([]byte(`{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`))
+	if err != nil {
+		f.Fatal(err)
+	}
+	v, err := New(Options{Issuer: "i", Audience: "a", Keys: set})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("eyJhbGciOiJFZERTQSIsImtpZCI6ImsiLCJ0eXAiOiJhdCtqd3QifQ.e30.AAAA")
+	f.Add("..")
+	f.Add("a.b.c")
+	f.Add("eyJhbGciOiJub25lIn0.e30.")
+	f.Fuzz(func(t *testing.T, raw string) {
+		claims, err := v.Verify(context.Background(), raw)
+		if claims != nil || err == nil {
+			t.Fatalf("accepted %q without a private key", raw)
+		}
+		if reason := Reason(err); reason == "other" {
+			t.Fatalf("%v has no class", err)
+		}
+		r := &http.Request{Header: http.Header{"Authorization": {"Bearer " + raw}}}
+		if got, err := TokenFromRequest(r); err == nil && got != strings.TrimLeft(raw, " ") {
+			t.Fatalf("read %q from %q", got, raw)
+		}
+	})
+}

@@ -1,0 +1,93 @@
+package verify
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"github.com/urbandata/urbandata/pkg/token"
+)
+
+// claimsKey is the context key of the claims.
+type claimsKey struct{}
+
+// NewContext returns a context that carries claims: for handlers behind an
+// adapter that verifies by itself, and for their tests.
+func NewContext(ctx context.Context, claims *token.Claims) context.Context {
+	return context.WithValue(ctx, claimsKey{}, claims)
+}
+
+// FromContext returns the claims of the verified token, which must not be
+// changed. ok is false if there was none.
+func FromContext(ctx context.Context) (claims *token.Claims, ok bool) {
+	claims, ok = ctx.Value(claimsKey{}).(*token.Claims)
+	return claims, ok && claims != nil
+}
+
+// Middleware lets a request pass to next if it carries a good token, whose
+// claims next finds with [FromContext]. It answers any other with problem
+// details (RFC 9457) and the header of [Challenge].
+func (v *Verifier) Middleware(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		raw, err := TokenFromRequest(r)
+		if err != nil {
+			v.observe(nil, err)
+			v.refuse(w, err)
+			return
+		}
+		claims, err := v.Verify(r.Context(), raw)
+		if err != nil {
+			v.refuse(w, err)
+			return
+		}
+		next.ServeHTTP(w, r.WithContext(NewContext(r.Context(), claims)))
+	})
+}
+
+// Require returns a middleware that lets a request pass if its claims hold
+// every scope. It belongs inside [Verifier.Middleware]; without claims in the
+// context it refuses as for a request without a token.
+func (v *Verifier) Require(scopes ...string) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			claims, ok := FromContext(r.Context())
+			err := CheckScope(claims, scopes...)
+			if !ok {
+				err = ErrMissing
+			}
+			if err != nil {
+				v.observe(nil, err)
+				v.refuse(w, err)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+}
+
+// retryAfter is in seconds: the key set is fetched again within lastRetry.
+const retryAfter = "10"
+
+// refuse answers with problem details.
+func (v *Verifier) refuse(w http.ResponseWriter, err error) {
+	status, challenge := Challenge(err, v.options.Realm)
+	h := w.Header()
+	if challenge != "" {
+		h.Set("WWW-Authenticate", challenge)
+	}
+	if status == http.StatusServiceUnavailable {
+		h.Set("Retry-After", retryAfter)
+	}
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	// An error here means that the client has gone.
+	_ = json.NewEncoder(w).Encode(problem{Title: http.StatusText(status), Status: status, Detail: Detail(err)})
+}
+
+// problem is RFC 9457 with the default type about:blank.
+type problem struct {
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail"`
+}

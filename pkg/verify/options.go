@@ -1,0 +1,247 @@
+package verify
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The defaults of [Options] and [CacheOptions].
+const (
+	// DefaultLeeway is how far the clocks of issuer and verifier may differ.
+	// Machines that keep time are within a second, and our issuer dates iat
+	// five seconds back; a second more is a second longer that a stolen token
+	// works. 30 s bears a clock that has just lost its server, and is half of
+	// the 60 s for which the issuer keeps a key published after the last
+	// token that it signed.
+	DefaultLeeway = 30 * time.Second
+
+	DefaultMinAge         = 15 * time.Second
+	DefaultMaxAge         = time.Hour
+	DefaultAge            = 5 * time.Minute
+	DefaultMaxStale       = time.Hour
+	DefaultFetchTimeout   = 5 * time.Second
+	DefaultMaxKeySetBytes = 512 << 10
+	DefaultBurst          = 5
+	DefaultEvery          = 10 * time.Second
+)
+
+// Options says what tokens a [Verifier] accepts and where its keys come from.
+// Issuer, Audience, and one of JWKSURL and Keys are needed; the zero of all
+// else means its default.
+type Options struct {
+	// Issuer is the only iss accepted, compared byte for byte.
+	Issuer string
+	// Audience is the name of this service: aud must contain it.
+	Audience string
+	// JWKSURL is where the issuer publishes its keys. It must be https, or
+	// http on this machine, unless AllowHTTP is set.
+	JWKSURL string
+	// AllowHTTP permits a JWKSURL without TLS: whoever can write to the
+	// network between can then forge any token.
+	AllowHTTP bool
+	// Keys is a fixed key set, for tests and for keys that come by another
+	// way. It excludes JWKSURL; nothing is fetched and nothing goes stale.
+	Keys *KeySet
+
+	// Algorithms is the allow-list (default: all of [Algorithms]).
+	Algorithms []string
+	// Types lists the header's typ accepted (default: "at+jwt"), compared as
+	// media types: in any case, with or without "application/".
+	Types []string
+	// Leeway is the clock difference forgiven for exp, nbf and iat (default
+	// [DefaultLeeway], negative: none; at most five minutes).
+	Leeway time.Duration
+	// MaxTokenBytes bounds a token (default [DefaultMaxTokenBytes]).
+	MaxTokenBytes int
+	// Realm is the realm of challenges that the middleware sends (default:
+	// Audience).
+	Realm string
+
+	// Cache tunes how keys are fetched and kept.
+	Cache CacheOptions
+	// HTTPClient fetches the keys (default: a client of its own). Its
+	// Transport and Timeout are used; its redirect policy and cookie jar are
+	// not.
+	HTTPClient *http.Client
+	// Now is the clock (default: time.Now). It must be safe for concurrent use.
+	Now func() time.Time
+	// Logger is told of fetches that fail, sets that change and keys that are
+	// skipped (default: nobody). It never sees a token.
+	Logger *slog.Logger
+	// Hooks are called at each outcome, for metrics.
+	Hooks Hooks
+}
+
+// CacheOptions tunes the key cache. The zero of each field means its default.
+type CacheOptions struct {
+	// A set lives as long as the answer's max-age less its Age, but at least
+	// MinAge and at most MaxAge, and DefaultAge if the answer does not say.
+	// MaxAge bounds for how long a revoked key is taken while the issuer can
+	// be reached.
+	MinAge, MaxAge, DefaultAge time.Duration
+	// MaxStale is for how long after its life a set is used if no better can
+	// be fetched. Then every token is refused: longer rides out a longer
+	// outage, and lets who can cut the network keep a revoked key alive
+	// longer. Negative: not at all.
+	MaxStale time.Duration
+	// FetchTimeout bounds one fetch from connect to the body's last byte.
+	FetchTimeout time.Duration
+	// MaxKeySetBytes bounds the document, after decompression.
+	MaxKeySetBytes int64
+	// Burst and Every are the budget for fetches asked for by unknown kids:
+	// Burst at once, one more Every so often.
+	Burst int
+	Every time.Duration
+}
+
+// Hooks are called synchronously, some on the request path: they must be
+// quick and safe for concurrent use. Each may be nil.
+type Hooks struct {
+	// Verified is called at the end of each Verify, and by the middleware for
+	// a request that it refuses before or after.
+	Verified func(Outcome)
+	// Fetched is called after each attempt to fetch the key set.
+	Fetched func(Fetch)
+}
+
+// Outcome is what became of one token.
+type Outcome struct {
+	Reason    string // see [Reason]
+	KeyID     string // of a key in the set, else empty: made-up kids can't fill a metric
+	Algorithm string // of that key
+}
+
+// Fetch is what became of one attempt to fetch the key set.
+type Fetch struct {
+	OnDemand bool          // asked for by a token with an unknown kid
+	Status   int           // HTTP status, 0 without an answer
+	Duration time.Duration // to the end of the body
+	Changed  bool          // the key set is now another
+	Keys     int           // usable keys now held
+	Err      error         // nil: a usable set, or 304
+}
+
+const maxLeeway = 5 * time.Minute
+
+// resolve validates o and fills in the defaults.
+func (o Options) resolve() (Options, error) {
+	bad := func(format string, args ...any) (Options, error) {
+		return Options{}, fmt.Errorf("%w: %s", ErrOptions, fmt.Sprintf(format, args...))
+	}
+	switch {
+	case o.Issuer == "":
+		return bad("Issuer is empty; set it to the iss of the tokens")
+	case o.Audience == "":
+		return bad("Audience is empty; set it to this service's name in aud")
+	case (o.JWKSURL == "") == (o.Keys == nil):
+		return bad("set either JWKSURL or Keys")
+	case o.Keys != nil && o.Keys.size == 0:
+		return bad("Keys holds no key; make it with ParseKeySet")
+	case o.Leeway > maxLeeway:
+		return bad("Leeway %v is over %v", o.Leeway, maxLeeway)
+	case o.MaxTokenBytes < 0:
+		return bad("MaxTokenBytes is negative")
+	}
+	if o.JWKSURL != "" {
+		if err := checkURL(o.JWKSURL, o.AllowHTTP); err != nil {
+			return bad("JWKSURL %v", err)
+		}
+	}
+	if len(o.Algorithms) == 0 {
+		o.Algorithms = Algorithms()
+	}
+	for _, alg := range o.Algorithms {
+		if !slices.Contains(Algorithms(), alg) {
+			return bad("algorithm %q is not one of %s", alg, strings.Join(Algorithms(), ", "))
+		}
+	}
+	if len(o.Types) == 0 {
+		o.Types = []string{defaultType}
+	}
+	types := make([]string, len(o.Types))
+	for i, typ := range o.Types {
+		if types[i] = mediaType(typ); types[i] == "" {
+			return bad("Types has an empty entry")
+		}
+	}
+	o.Types = types
+	o.Algorithms = slices.Clone(o.Algorithms)
+	if o.Leeway = orDefault(o.Leeway, DefaultLeeway); o.Leeway < 0 {
+		o.Leeway = 0
+	}
+	o.MaxTokenBytes = orDefault(o.MaxTokenBytes, DefaultMaxTokenBytes)
+	o.Realm = orDefault(o.Realm, o.Audience)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if o.Cache, err = o.Cache.resolve(); err != nil {
+		return Options{}, err
+	}
+	return o, nil
+}
+
+func (c CacheOptions) resolve() (CacheOptions, error) {
+	c.MinAge = orDefault(c.MinAge, DefaultMinAge)
+	c.MaxAge = orDefault(c.MaxAge, DefaultMaxAge)
+	c.DefaultAge = orDefault(c.DefaultAge, min(max(DefaultAge, c.MinAge), c.MaxAge))
+	c.MaxStale = orDefault(c.MaxStale, DefaultMaxStale)
+	c.FetchTimeout = orDefault(c.FetchTimeout, DefaultFetchTimeout)
+	c.MaxKeySetBytes = orDefault(c.MaxKeySetBytes, DefaultMaxKeySetBytes)
+	c.Burst = orDefault(c.Burst, DefaultBurst)
+	c.Every = orDefault(c.Every, DefaultEvery)
+	if c.MaxStale < 0 {
+		c.MaxStale = 0
+	}
+	switch {
+	case c.MinAge < 0, c.FetchTimeout < 0, c.MaxKeySetBytes < 0, c.Burst < 0, c.Every < 0:
+		return c, fmt.Errorf("%w: a field of Cache is negative", ErrOptions)
+	case c.MinAge > c.DefaultAge, c.DefaultAge > c.MaxAge:
+		return c, fmt.Errorf("%w: Cache needs MinAge ≤ DefaultAge ≤ MaxAge, has %v, %v, %v",
+			ErrOptions, c.MinAge, c.DefaultAge, c.MaxAge)
+	}
+	return c, nil
+}
+
+func orDefault[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+// checkURL says what is wrong with the address of a key set.
+func checkURL(raw string, allowHTTP bool) error {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil || u.Host == "":
+		return errors.New("is not an absolute URL")
+	case u.User != nil:
+		return errors.New("must not hold a user or password")
+	case u.Fragment != "":
+		return errors.New("must not have a fragment")
+	case u.Scheme == "https":
+		return nil
+	case u.Scheme != "http":
+		return errors.New("must be https")
+	case allowHTTP || loopback(u.Hostname()):
+		return nil
+	}
+	return errors.New("must be https: over http anyone between can replace the keys (AllowHTTP permits it)")
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
+}
