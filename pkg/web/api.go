@@ -42,7 +42,14 @@ type Info struct {
 type API struct {
 	Huma   huma.API
 	Router *mux.Router
+
+	guard func(huma.Context, func(huma.Context))
 }
+
+// Guard has every operation go through f before anything of the request is
+// judged: who may not ask isn't told what is wrong with the question. Set it
+// before serving.
+func (a *API) Guard(f func(ctx huma.Context, next func(huma.Context))) { a.guard = f }
 
 // MaxBody is the size limit of a request body, in bytes, where the operation
 // sets no other.
@@ -99,8 +106,16 @@ func NewAPI(info Info) *API {
 		RejectUnknownQueryParameters: true,
 	})
 	a := &API{Huma: api, Router: router}
-	api.UseMiddleware(a.checkMediaType, a.checkQuery)
+	api.UseMiddleware(a.checkGuard, a.checkMediaType, a.checkQuery)
 	return a
+}
+
+func (a *API) checkGuard(ctx huma.Context, next func(huma.Context)) {
+	if a.guard == nil {
+		next(ctx)
+		return
+	}
+	a.guard(ctx, next)
 }
 
 // Fail writes err as the answer from a huma middleware.

@@ -214,6 +214,8 @@ func TestPaths(t *testing.T) {
 		{"/echo/a%2Fb/", "a/b"},
 		{"/echo/%C3%B1%20%25", "ñ %"},
 		{"/echo/a%2F", "a/"},
+		{"/echo/a%2f", "a/"},
+		{"/echo/a%2f/", "a/"},
 	} {
 		s.seen = nil
 		if w := s.do(http.MethodPost, tc.path, "application/json", `{"title":"ok"}`); w.Code != 200 || len(s.seen) != 1 || s.seen[0] != tc.id {

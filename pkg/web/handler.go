@@ -160,7 +160,7 @@ func normalise(r *http.Request) *http.Request {
 	if r.Method == http.MethodHead {
 		r.Method = http.MethodGet // r is already the chain's own copy
 	}
-	if p := r.URL.Path; len(p) > 1 && strings.HasSuffix(p, "/") && !strings.HasSuffix(r.URL.RawPath, "%2F") {
+	if p := r.URL.EscapedPath(); len(p) > 1 && strings.HasSuffix(p, "/") { // %2F at the end belongs to an id
 		u := *r.URL
 		u.Path = strings.TrimSuffix(u.Path, "/")
 		u.RawPath = strings.TrimSuffix(u.RawPath, "/")

@@ -43,7 +43,7 @@ type Problem struct {
 // Pointer, Parameter and Header is set. The value itself is never repeated:
 // it may be a secret.
 type FieldError struct {
-	Pointer   *string `json:"pointer,omitempty" doc:"JSON Pointer (RFC 6901) to the member of the body; the empty string is the whole body" example:"/x_coord"`
+	Pointer   *string `json:"pointer,omitzero" required:"false" doc:"JSON Pointer (RFC 6901) to the member of the body; the empty string is the whole body" example:"/x_coord"`
 	Parameter string  `json:"parameter,omitempty" doc:"Name of the query or path parameter" example:"limit"`
 	Header    string  `json:"header,omitempty" doc:"Name of the header field"`
 	Detail    string  `json:"detail" doc:"What is wrong with it" example:"must be a number between -180 and 180"`

@@ -1,0 +1,139 @@
+package resourceserver
+
+import (
+	"fmt"
+	"time"
+
+	"go.mongodb.org/mongo-driver/bson"
+	"go.mongodb.org/mongo-driver/x/bsonx/bsoncore"
+)
+
+// appendBSON appends the document that MongoDB keeps: native types, the key
+// first, no null and no default.
+func (m *Inmueble) appendBSON(b []byte) []byte {
+	start, b := bsoncore.AppendDocumentStart(b)
+	b = bsoncore.AppendStringElement(b, "_id", m.ID)
+	b = m.appendElements(b)
+	if m.Owner != "" {
+		b = bsoncore.AppendStringElement(b, nameOwner, m.Owner)
+	}
+	if !m.CreatedAt.IsZero() {
+		b = bsoncore.AppendDateTimeElement(b, nameCreatedAt, m.CreatedAt.UnixMilli())
+	}
+	if !m.UpdatedAt.IsZero() {
+		b = bsoncore.AppendDateTimeElement(b, nameUpdatedAt, m.UpdatedAt.UnixMilli())
+	}
+	b, err := bsoncore.AppendDocumentEnd(b, start)
+	if err != nil { // only when start is not an offset into b
+		panic(err)
+	}
+	return b
+}
+
+// appendElements appends the fields after the key.
+func (m *Inmueble) appendElements(b []byte) []byte {
+	for i := range fields[1:] {
+		f := &fields[1+i]
+		if f.atDefault(m) {
+			continue
+		}
+		switch p := f.at(m).(type) {
+		case *string:
+			b = bsoncore.AppendStringElement(b, f.name, *p)
+		case *int32:
+			b = bsoncore.AppendInt32Element(b, f.name, *p)
+		case **int32:
+			b = bsoncore.AppendInt32Element(b, f.name, **p)
+		case *bool:
+			b = bsoncore.AppendBooleanElement(b, f.name, *p)
+		case *float64:
+			b = bsoncore.AppendDoubleElement(b, f.name, *p)
+		}
+	}
+	return b
+}
+
+// parseBSON reads a stored document, this server's or another program's:
+// field by field, whole numbers of any numeric type where an integer belongs,
+// unknown fields skipped. The inmueble is valid, or the error wraps
+// [ErrInvalid]. The id is returned in both cases, "" when it isn't text.
+func parseBSON(doc bson.Raw) (m Inmueble, id string, err error) {
+	var got seen
+	var bad ValidationError
+	_, rest, ok := bsoncore.ReadLength(doc)
+	for ok && len(rest) > 1 {
+		var e bsoncore.Element
+		if e, rest, ok = bsoncore.ReadElement(rest); !ok {
+			break
+		}
+		v, name := e.Value(), e.Key()
+		if reason, server := m.setByServer(name, v); server {
+			if reason != "" {
+				bad = append(bad, FieldError{name, reason})
+			}
+			continue
+		}
+		i, known := fieldIndex[name]
+		if !known {
+			continue
+		}
+		if reason := fields[i].setBSON(&m, v); reason != "" {
+			bad = append(bad, FieldError{name, reason})
+		}
+		got.mark(i)
+	}
+	if !ok {
+		return m, m.ID, fmt.Errorf("%w: broken BSON", ErrInvalid)
+	}
+	if bad = append(bad, got.missing(0)...); bad != nil {
+		return m, m.ID, bad
+	}
+	return m, m.ID, m.Validate()
+}
+
+func (f *field) setBSON(m *Inmueble, v bsoncore.Value) string {
+	switch v.Type {
+	case bson.TypeString:
+		return f.setText(m, v.StringValue())
+	case bson.TypeInt32:
+		return f.setInt(m, int64(v.Int32()))
+	case bson.TypeInt64:
+		return f.setInt(m, v.Int64())
+	case bson.TypeDouble:
+		return f.setFloat(m, v.Double())
+	case bson.TypeBoolean:
+		return f.setBool(m, v.Boolean())
+	case bson.TypeNull:
+		if !f.required { // others store null for what isn't there
+			return ""
+		}
+	}
+	return f.wants()
+}
+
+// setByServer takes the members that only the server sets; ok is false for
+// any other.
+func (m *Inmueble) setByServer(name string, v bsoncore.Value) (reason string, ok bool) {
+	var at *time.Time
+	switch name {
+	case nameOwner:
+		owner, isText := v.StringValueOK()
+		if !isText {
+			return "must be text", true
+		}
+		m.Owner = owner
+		return "", true
+	case nameCreatedAt:
+		at = &m.CreatedAt
+	case nameUpdatedAt:
+		at = &m.UpdatedAt
+	default:
+		return "", false
+	}
+	ms, isTime := v.DateTimeOK()
+	if !isTime || ms < minMilli || ms > maxMilli {
+		return "must be a date", true
+	}
+	*at = time.UnixMilli(ms).UTC()
+	return "", true
+}

@@ -1,0 +1,244 @@
+package resourceserver
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// timeLayout is RFC 3339 with the milliseconds that the stores keep, always
+// three digits, so that times sort as text.
+const timeLayout = "2006-01-02T15:04:05.000Z07:00"
+
+// AppendJSON appends the inmueble as the API answers it: every member, in the
+// table's order, then what the server set. The inmueble must be valid.
+func (m *Inmueble) AppendJSON(b []byte) []byte {
+	b = append(b, '{')
+	for i := range fields {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = fields[i].appendJSON(b, m)
+	}
+	b = append(b, `,"`+nameOwner+`":`...)
+	b = appendText(b, m.Owner)
+	b = append(b, `,"`+nameCreatedAt+`":`...)
+	b = appendTime(b, m.CreatedAt)
+	b = append(b, `,"`+nameUpdatedAt+`":`...)
+	b = appendTime(b, m.UpdatedAt)
+	return append(b, '}')
+}
+
+// MarshalJSONTo writes what AppendJSON makes.
+func (m *Inmueble) MarshalJSONTo(enc *jsontext.Encoder) error {
+	return enc.WriteValue(m.AppendJSON(enc.AvailableBuffer()))
+}
+
+// appendStored appends the part of the inmueble that a document column keeps:
+// no key, nothing the server sets, no null and no default. Equal inmuebles
+// make equal bytes.
+func (m *Inmueble) appendStored(b []byte) []byte {
+	b = append(b, '{')
+	empty := true
+	for i := range fields[1:] {
+		f := &fields[1+i]
+		if f.atDefault(m) {
+			continue
+		}
+		if !empty {
+			b = append(b, ',')
+		}
+		empty = false
+		b = f.appendJSON(b, m)
+	}
+	return append(b, '}')
+}
+
+func (f *field) appendJSON(b []byte, m *Inmueble) []byte {
+	b = append(b, '"')
+	b = append(b, f.name...)
+	b = append(b, '"', ':')
+	switch p := f.at(m).(type) {
+	case *string:
+		return appendText(b, *p)
+	case *int32:
+		return strconv.AppendInt(b, int64(*p), 10)
+	case **int32:
+		if *p == nil {
+			return append(b, "null"...)
+		}
+		return strconv.AppendInt(b, int64(**p), 10)
+	case *bool:
+		return strconv.AppendBool(b, *p)
+	case *float64:
+		return appendNumber(b, *p)
+	}
+	panic("resourceserver: a field of a type that has no JSON: " + f.name)
+}
+
+func appendText(b []byte, s string) []byte {
+	b, err := jsontext.AppendQuote(b, s)
+	if err != nil { // ill-formed UTF-8: AppendQuote has put U+FFFD for it
+		return b
+	}
+	return b
+}
+
+// appendNumber writes the shortest digits that read back as v.
+func appendNumber(b []byte, v float64) []byte {
+	format := byte('f')
+	if abs := math.Abs(v); abs != 0 && abs < 1e-6 {
+		format = 'e'
+	}
+	return strconv.AppendFloat(b, v, format, -1, 64)
+}
+
+func appendTime(b []byte, t time.Time) []byte {
+	if t.IsZero() {
+		return append(b, "null"...)
+	}
+	b = append(b, '"')
+	b = t.UTC().AppendFormat(b, timeLayout)
+	return append(b, '"')
+}
+
+// UnmarshalJSONFrom reads a request's inmueble. Members that are not in the
+// table are skipped: which of them are allowed, and which must be there, is
+// the schema's to say, and ranges are Validate's. A value of a wrong type is
+// a *json.SemanticError that points at its member and wraps [ErrInvalid].
+func (m *Inmueble) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
+	*m = Inmueble{}
+	_, bad, err := m.readJSON(dec)
+	if err == nil && bad != nil {
+		err = &json.SemanticError{JSONPointer: jsontext.Pointer("/" + bad[0].Field), Err: bad}
+	}
+	return err
+}
+
+// storedJSON reads what appendStored wrote, or what another program put in
+// its place.
+type storedJSON struct {
+	m   *Inmueble
+	got seen
+	bad ValidationError
+}
+
+func (s *storedJSON) UnmarshalJSONFrom(dec *jsontext.Decoder) (err error) {
+	s.got, s.bad, err = s.m.readJSON(dec)
+	return err
+}
+
+// parseStored reads the stored document of an inmueble and leaves what the
+// server set alone. The inmueble is valid, or the error wraps [ErrInvalid].
+func (m *Inmueble) parseStored(id string, doc []byte) error {
+	s := storedJSON{m: m}
+	if err := json.Unmarshal(doc, &s); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if bad := append(s.bad, s.got.missing(1)...); bad != nil {
+		return bad
+	}
+	m.ID = id
+	return m.Validate()
+}
+
+// readJSON reads one object. The error is the decoder's; bad lists the
+// members whose values don't fit.
+func (m *Inmueble) readJSON(dec *jsontext.Decoder) (got seen, bad ValidationError, err error) {
+	open, err := dec.ReadToken()
+	if err != nil {
+		return 0, nil, err
+	}
+	if open.Kind() != '{' {
+		return 0, nil, &json.SemanticError{JSONKind: open.Kind(), Err: fmt.Errorf("%w: not an object", ErrInvalid)}
+	}
+	for dec.PeekKind() != '}' {
+		name, err := dec.ReadToken()
+		if err != nil {
+			return 0, nil, err
+		}
+		i, known := fieldIndex[name.String()]
+		if !known {
+			if err := dec.SkipValue(); err != nil {
+				return 0, nil, err
+			}
+			continue
+		}
+		f := &fields[i]
+		reason, err := f.readJSON(m, dec)
+		if err != nil {
+			return 0, nil, err
+		}
+		if reason != "" {
+			bad = append(bad, FieldError{f.name, reason})
+		}
+		got.mark(i)
+	}
+	_, err = dec.ReadToken()
+	return got, bad, err
+}
+
+func (f *field) readJSON(m *Inmueble, dec *jsontext.Decoder) (reason string, err error) {
+	switch kind := dec.PeekKind(); kind {
+	case '{', '[':
+		return f.wants(), dec.SkipValue()
+	default:
+		token, err := dec.ReadToken()
+		if err != nil {
+			return "", err
+		}
+		switch kind {
+		case '"':
+			return f.setText(m, token.String()), nil
+		case '0':
+			return f.setNumber(m, token.String()), nil
+		case 't', 'f':
+			return f.setBool(m, kind == 't'), nil
+		}
+		return f.setNull(m), nil
+	}
+}
+
+// setNumber takes the text of a JSON number.
+func (f *field) setNumber(m *Inmueble, text string) string {
+	if f.name == "other_id" {
+		return f.setDigits(m, text)
+	}
+	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
+		return f.setInt(m, n)
+	}
+	v, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		return f.wants()
+	}
+	return f.setFloat(m, v)
+}
+
+// maxDigits bounds a number that becomes text: its digits and sign must fit
+// the bound of other_id.
+const maxDigits = 1e62
+
+// setDigits keeps a whole number as its digits, all of them: an identifier is
+// no quantity, and float64 would lose the end of a long one.
+func (f *field) setDigits(m *Inmueble, text string) string {
+	whole, fraction, _ := strings.Cut(text, ".")
+	if strings.ContainsAny(text, "eE") {
+		v, err := strconv.ParseFloat(text, 64)
+		if err != nil || v != math.Trunc(v) || math.Abs(v) > maxDigits {
+			return f.wants()
+		}
+		whole, fraction = strconv.FormatFloat(v, 'f', -1, 64), ""
+	}
+	if strings.Trim(fraction, "0") != "" {
+		return f.wants()
+	}
+	if whole == "-0" {
+		whole = "0"
+	}
+	return f.setText(m, whole)
+}

@@ -1,0 +1,318 @@
+package resourceserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+
+	"go.mongodb.org/mongo-driver/bson"
+	"go.mongodb.org/mongo-driver/bson/primitive"
+	"go.mongodb.org/mongo-driver/mongo"
+	"go.mongodb.org/mongo-driver/mongo/options"
+	"go.mongodb.org/mongo-driver/mongo/readpref"
+	"go.mongodb.org/mongo-driver/x/mongo/driver/topology"
+)
+
+// Mongo is a [Store] on the collection inmuebles of a replica set. Its client
+// must write with majority concern, so that what was acknowledged outlives
+// the primary. A change is one command on one document, atomic by itself.
+//
+// A document whose _id isn't text is none of ours, and is never met.
+type Mongo struct {
+	inmuebles *mongo.Collection
+}
+
+var _ Store = (*Mongo)(nil)
+
+// NewMongo makes a store on db. It needs no schema and no index but that of
+// the _id.
+func NewMongo(db *mongo.Database) *Mongo {
+	return &Mongo{db.Collection("inmuebles")}
+}
+
+// Get reads one document by its key.
+func (s *Mongo) Get(ctx context.Context, id string) (Inmueble, error) {
+	doc, err := s.inmuebles.FindOne(ctx, bson.D{{Key: "_id", Value: id}}).Raw()
+	if errors.Is(err, mongo.ErrNoDocuments) {
+		return Inmueble{}, ErrNotFound
+	}
+	if err != nil {
+		return Inmueble{}, mongoError("read", err)
+	}
+	m, _, err := parseBSON(doc)
+	if err != nil {
+		return Inmueble{}, fmt.Errorf("%w: %w", ErrUnreadable, err)
+	}
+	return m, nil
+}
+
+// List asks for one document more than wanted, to learn whether there is a
+// next page, and for all in one batch: the server's first batch is of 101 and
+// a second one costs a round trip. $gt compares text with text alone.
+func (s *Mongo) List(ctx context.Context, after string, limit int) (page Page, err error) {
+	// With the batch as large as the limit the server would keep the cursor
+	// open, to be closed in a second trip: it is one larger.
+	cursor, err := s.inmuebles.Find(ctx, bson.D{{Key: "_id", Value: bson.D{{Key: "$gt", Value: after}}}},
+		options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)+1).SetBatchSize(int32(limit)+2)) //nolint:gosec // a page is small
+	if err != nil {
+		return Page{}, mongoError("list", err)
+	}
+	defer func() { _ = cursor.Close(context.WithoutCancel(ctx)) }()
+	var last string
+	for n, size := 0, 0; cursor.Next(ctx); n++ {
+		if n == limit || size >= maxPageBytes {
+			page.Next = last
+			break
+		}
+		size += len(cursor.Current)
+		m, id, err := parseBSON(cursor.Current)
+		last = id
+		if err != nil {
+			page.Unreadable = append(page.Unreadable, Unreadable{id, err})
+			continue
+		}
+		page.Items = append(page.Items, m)
+	}
+	if err := cursor.Err(); err != nil {
+		return Page{}, mongoError("list", err)
+	}
+	return page, nil
+}
+
+// Insert adds one document.
+func (s *Mongo) Insert(ctx context.Context, m Inmueble) error {
+	_, err := s.inmuebles.InsertOne(ctx, bson.Raw(m.appendBSON(nil)))
+	if mongo.IsDuplicateKeyError(err) {
+		return fmt.Errorf("%w: %q", ErrDuplicate, m.ID)
+	}
+	return mongoError("insert", err)
+}
+
+// Replace is one findAndModify; only when it met no document does a second
+// command tell why.
+func (s *Mongo) Replace(ctx context.Context, m Inmueble, by By) (Inmueble, error) {
+	doc, err := s.inmuebles.FindOneAndUpdate(ctx, byFilter(m.ID, by), replacePipeline(&m),
+		options.FindOneAndUpdate().SetReturnDocument(options.After)).Raw()
+	if errors.Is(err, mongo.ErrNoDocuments) {
+		return Inmueble{}, s.whyNot(ctx, m.ID)
+	}
+	if err != nil {
+		return Inmueble{}, mongoError("replace", err)
+	}
+	stored, _, err := parseBSON(doc)
+	if err != nil {
+		return Inmueble{}, fmt.Errorf("%w: %w", ErrUnreadable, err)
+	}
+	return stored, nil
+}
+
+// replacePipeline puts m's fields in place of the stored ones inside the
+// database, so that nothing can come between reading what stays and writing.
+// Where all fields are as m has them, and what the server set is readable,
+// the document stays as it is. Else it becomes m, with its own owner and
+// created_at as far as they are readable.
+func replacePipeline(m *Inmueble) mongo.Pipeline {
+	type D = bson.D
+	type A = bson.A
+	literal := func(v any) D { return D{{Key: "$literal", Value: v}} } // text may begin with $
+	// Of any two values MongoDB compares the types first, so only dates lie
+	// between two dates.
+	isTime := func(path string) D {
+		return D{{Key: "$and", Value: A{
+			D{{Key: "$gte", Value: A{path, primitive.DateTime(minMilli)}}},
+			D{{Key: "$lte", Value: A{path, primitive.DateTime(maxMilli)}}},
+		}}}
+	}
+	typeIs := func(path string, types ...any) D {
+		return D{{Key: "$in", Value: A{D{{Key: "$type", Value: path}}, A(types)}}}
+	}
+	missing := func(path string) D { return typeIs(path, "missing") }
+	or := func(conditions ...any) D { return D{{Key: "$or", Value: A(conditions)}} }
+	keptIf := func(condition D, path string) D { return D{{Key: "$cond", Value: A{condition, path, "$$REMOVE"}}} }
+
+	same := A{
+		typeIs("$"+nameOwner, "string", "missing"),
+		or(missing("$"+nameCreatedAt), isTime("$"+nameCreatedAt)),
+		or(missing("$"+nameUpdatedAt), isTime("$"+nameUpdatedAt)),
+	}
+	fresh := D{{Key: "_id", Value: literal(m.ID)}}
+	for i := range fields[1:] {
+		f := &fields[1+i]
+		path := "$" + f.name
+		if f.atDefault(m) {
+			same = append(same, missing(path))
+			continue
+		}
+		value := f.value(m)
+		fresh = append(fresh, bson.E{Key: f.name, Value: literal(value)})
+		// 1 equals 1.0, as it does in JSON, and true equals neither.
+		same = append(same, D{{Key: "$eq", Value: A{path, literal(value)}}})
+	}
+	fresh = append(fresh,
+		bson.E{Key: nameOwner, Value: keptIf(typeIs("$"+nameOwner, "string"), "$"+nameOwner)},
+		bson.E{Key: nameCreatedAt, Value: keptIf(isTime("$"+nameCreatedAt), "$"+nameCreatedAt)},
+		bson.E{Key: nameUpdatedAt, Value: primitive.NewDateTimeFromTime(m.UpdatedAt)})
+	return mongo.Pipeline{D{{Key: "$replaceWith", Value: D{{Key: "$cond", Value: A{
+		D{{Key: "$and", Value: same}}, "$$ROOT", fresh,
+	}}}}}}
+}
+
+// value is the field's value as the driver writes it.
+func (f *field) value(m *Inmueble) any {
+	switch p := f.at(m).(type) {
+	case *string:
+		return *p
+	case *int32:
+		return *p
+	case **int32:
+		return **p
+	case *bool:
+		return *p
+	case *float64:
+		return *p
+	}
+	panic("resourceserver: a field of a type that has no BSON: " + f.name)
+}
+
+// Delete is one command, with the same second one.
+func (s *Mongo) Delete(ctx context.Context, id string, by By) error {
+	result, err := s.inmuebles.DeleteOne(ctx, byFilter(id, by))
+	if err != nil {
+		return mongoError("delete", err)
+	}
+	if result.DeletedCount == 0 {
+		return s.whyNot(ctx, id)
+	}
+	return nil
+}
+
+// byFilter finds a document that by may change. A missing owner equals no
+// text.
+func byFilter(id string, by By) bson.D {
+	filter := bson.D{{Key: "_id", Value: id}}
+	if by.anyone {
+		return filter
+	}
+	return append(filter, bson.E{Key: nameOwner, Value: bson.D{{Key: "$eq", Value: by.sub}, {Key: "$gt", Value: ""}}})
+}
+
+// whyNot tells why a change met no document. It may have come or gone since;
+// either answer was true at some moment of the request.
+func (s *Mongo) whyNot(ctx context.Context, id string) error {
+	err := s.inmuebles.FindOne(ctx, bson.D{{Key: "_id", Value: id}},
+		options.FindOne().SetProjection(bson.D{{Key: "_id", Value: 1}})).Err()
+	switch {
+	case err == nil:
+		return ErrNotOwner
+	case errors.Is(err, mongo.ErrNoDocuments):
+		return ErrNotFound
+	}
+	return mongoError("look for", err)
+}
+
+// Import is one transaction, sent in batches. MongoDB ends a transaction
+// after transactionLifetimeLimitSeconds, a minute unless set: that bounds the
+// size of what can be imported at once.
+func (s *Mongo) Import(ctx context.Context, docs iter.Seq2[Inmueble, error]) (n int, err error) {
+	session, err := s.inmuebles.Database().Client().StartSession()
+	if err != nil {
+		return 0, mongoError("begin the import", err)
+	}
+	defer session.EndSession(context.WithoutCancel(ctx)) // ends a transaction that still runs
+	if err := session.StartTransaction(); err != nil {
+		return 0, mongoError("begin the import", err)
+	}
+	tx := mongo.NewSessionContext(ctx, session)
+
+	batch := make([]any, 0, importBatch)
+	ids := make([]string, 0, importBatch)
+	flush := func() error {
+		if len(batch) == 0 {
+			return nil
+		}
+		_, err := s.inmuebles.InsertMany(tx, batch)
+		if at, taken := takenAt(err); taken {
+			return &DuplicateError{ID: ids[at], Ordinal: n + at}
+		}
+		if err != nil {
+			return mongoError("import", err)
+		}
+		n += len(batch)
+		batch, ids = batch[:0], ids[:0]
+		return nil
+	}
+	err = func() error {
+		for m, err := range docs {
+			if err != nil {
+				return err
+			}
+			batch, ids = append(batch, bson.Raw(m.appendBSON(nil))), append(ids, m.ID)
+			if len(batch) == importBatch {
+				if err := flush(); err != nil {
+					return err
+				}
+			}
+		}
+		return flush()
+	}()
+	if err == nil {
+		err = s.commit(tx, session)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// commitAttempts bounds how often commit asks; the driver retries each once.
+const commitAttempts = 3
+
+// commit asks again while the server leaves it open whether it has committed;
+// committing twice is safe.
+func (s *Mongo) commit(ctx context.Context, session mongo.Session) (err error) {
+	for range commitAttempts {
+		err = session.CommitTransaction(ctx)
+		labeled, ok := errors.AsType[mongo.LabeledError](err)
+		if !ok || !labeled.HasErrorLabel("UnknownTransactionCommitResult") || ctx.Err() != nil {
+			break
+		}
+	}
+	return mongoError("commit the import", err)
+}
+
+// takenAt tells which document of a batch met an _id that exists.
+func takenAt(err error) (int, bool) {
+	bulk, ok := errors.AsType[mongo.BulkWriteException](err)
+	if !ok || !mongo.IsDuplicateKeyError(err) || len(bulk.WriteErrors) == 0 {
+		return 0, false
+	}
+	return bulk.WriteErrors[0].Index, true
+}
+
+// Check asks the primary.
+func (s *Mongo) Check(ctx context.Context) error {
+	return mongoError("check", s.inmuebles.Database().Client().Ping(ctx, readpref.Primary()))
+}
+
+// mongoError says what was being done and puts a lost or busy server into the
+// contract's words. nil stays nil.
+func mongoError(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("resourceserver: %s: %w", doing, err)
+	}
+	lost := mongo.IsNetworkError(err) || mongo.IsTimeout(err)
+	if labeled, ok := errors.AsType[mongo.LabeledError](err); ok {
+		lost = lost || labeled.HasErrorLabel("TransientTransactionError") || labeled.HasErrorLabel("RetryableWriteError")
+	}
+	if _, ok := errors.AsType[topology.ServerSelectionError](err); ok {
+		lost = true
+	}
+	if lost {
+		return fmt.Errorf("%w: %s: %w", ErrUnavailable, doing, err)
+	}
+	return fmt.Errorf("resourceserver: %s: %w", doing, err)
+}

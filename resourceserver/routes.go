@@ -1,0 +1,235 @@
+package resourceserver
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/urbandata/urbandata/pkg/token"
+	"github.com/urbandata/urbandata/pkg/verify"
+	"github.com/urbandata/urbandata/pkg/web"
+)
+
+const (
+	pathAll = "/inmuebles"
+	pathOne = "/inmuebles/{id}"
+
+	read  = token.ScopeInmueblesRead
+	write = token.ScopeInmueblesWrite // and inmuebles:admin for other people's
+)
+
+// routes is the whole API. The path may end in a slash (package web).
+func (s *Server) routes(a *web.API) {
+	components := a.Huma.OpenAPI().Components
+	components.SecuritySchemes[verify.LegacyHeader] = &huma.SecurityScheme{
+		Type: "apiKey", In: "header", Name: verify.LegacyHeader,
+		Description: "The same access token, alone, as clients of the first version send it.",
+	}
+	one, many := answerSchema(components.Schemas), pageSchema(components.Schemas)
+
+	route(a, http.MethodGet, pathAll, read, s.list, 200, many, "list-inmuebles", "A page of all inmuebles")
+	route(a, http.MethodPost, pathAll, write, s.create, 201, one, "create-inmueble", "Create an inmueble, owned by who asks")
+	route(a, http.MethodGet, pathOne, read, s.get, 200, one, "get-inmueble", "One inmueble")
+	route(a, http.MethodPut, pathOne, write, s.replace, 200, one, "replace-inmueble", "Replace all of an inmueble")
+	route(a, http.MethodDelete, pathOne, write, s.delete, 204, nil, "delete-inmueble", "Delete an inmueble")
+}
+
+// route registers one operation.
+func route[I, O any](a *web.API, method, path, scope string, handler func(context.Context, *I) (*O, error),
+	status int, answer *huma.Schema, id, summary string,
+) {
+	op := huma.Operation{
+		Method: method, Path: path, DefaultStatus: status,
+		Security:    append(web.Scopes(scope), map[string][]string{verify.LegacyHeader: {}}),
+		OperationID: id, Summary: summary, Tags: []string{"inmuebles"},
+		Errors: []int{
+			http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotAcceptable,
+			http.StatusUnprocessableEntity, http.StatusServiceUnavailable,
+		},
+	}
+	if path == pathOne {
+		op.Errors = append(op.Errors, http.StatusNotFound)
+	}
+	if method == http.MethodPost || method == http.MethodPut {
+		op.Errors = append(op.Errors, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
+	}
+	if answer != nil {
+		op.Responses = map[string]*huma.Response{strconv.Itoa(status): {
+			Description: http.StatusText(status),
+			Content:     map[string]*huma.MediaType{"application/json": {Schema: answer}},
+		}}
+	}
+	huma.Register(a.Huma, op, handler)
+}
+
+func pageSchema(r huma.Registry) *huma.Schema {
+	most := maxLimit
+	return &huma.Schema{Type: huma.TypeArray, Items: answerSchema(r), MaxItems: &most}
+}
+
+// Answers are rendered by AppendJSON and sent as they are.
+type (
+	oneOutput struct{ Body jsontext.Value }
+
+	createdOutput struct {
+		Location string `header:"Location" doc:"Where the new inmueble is"`
+		Body     jsontext.Value
+	}
+
+	listOutput struct {
+		Link string `header:"Link" doc:"RFC 8288: rel=first, and rel=next unless this is the last page"`
+		Body jsontext.Value
+	}
+)
+
+type idInput struct {
+	ID string `path:"id" doc:"The inmueble's _id, percent-encoded" example:"65f1c0ffee65f1c0ffee65f1"`
+}
+
+type createInput struct{ Body newInmueble }
+
+type replaceInput struct {
+	ID   string `path:"id" doc:"The inmueble's _id, percent-encoded" example:"65f1c0ffee65f1c0ffee65f1"`
+	Body replacement
+}
+
+const maxLimit = 1000
+
+type listInput struct {
+	Limit  int    `query:"limit" default:"100" minimum:"1" maximum:"1000" doc:"Documents a page holds at most; it may hold fewer and still have a next"`
+	Cursor string `query:"cursor" doc:"Opaque, from the Link header of the page before"`
+}
+
+func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
+	var after string
+	if in.Cursor != "" {
+		var err error
+		if after, err = decodeCursor(in.Cursor); err != nil {
+			return nil, web.Invalid(web.AtParameter("cursor", "is not one from a Link header of this API"))
+		}
+	}
+	page, err := s.store.List(ctx, after, in.Limit)
+	if err != nil {
+		return nil, s.problem(ctx, "", err)
+	}
+	for _, u := range page.Unreadable {
+		s.leftOut(ctx, u.ID)
+	}
+	const typical = 700 // bytes of an inmueble
+	body := append(make([]byte, 0, 2+len(page.Items)*typical), '[')
+	for i := range page.Items {
+		if i > 0 {
+			body = append(body, ',')
+		}
+		body = page.Items[i].AppendJSON(body)
+	}
+	return &listOutput{Link: links(in.Limit, page.Next), Body: append(body, ']')}, nil
+}
+
+// links is the Link header of a page. The targets are relative to the origin,
+// which only the outermost proxy knows for sure.
+func links(limit int, next string) string {
+	to := func(rel, cursor string) string {
+		q := url.Values{"limit": {strconv.Itoa(limit)}}
+		if cursor != "" {
+			q.Set("cursor", cursor)
+		}
+		return "<" + pathAll + "?" + q.Encode() + `>; rel="` + rel + `"`
+	}
+	first := to("first", "")
+	if next == "" {
+		return first
+	}
+	return first + ", " + to("next", encodeCursor(next))
+}
+
+func (s *Server) create(ctx context.Context, in *createInput) (*createdOutput, error) {
+	m := in.Body.Inmueble
+	m.ID = NewID()
+	m.Owner, _ = asker(ctx)
+	m.CreatedAt = stamp(s.now())
+	m.UpdatedAt = m.CreatedAt
+	if err := m.Validate(); err != nil {
+		return nil, invalid(err)
+	}
+	if err := s.store.Insert(ctx, m); err != nil {
+		return nil, s.problem(ctx, m.ID, err)
+	}
+	return &createdOutput{Location: pathAll + "/" + url.PathEscape(m.ID), Body: m.AppendJSON(nil)}, nil
+}
+
+func (s *Server) get(ctx context.Context, in *idInput) (*oneOutput, error) {
+	if !validID(in.ID) {
+		return nil, s.problem(ctx, in.ID, ErrNotFound)
+	}
+	m, err := s.store.Get(ctx, in.ID)
+	if err != nil {
+		return nil, s.problem(ctx, in.ID, err)
+	}
+	return &oneOutput{m.AppendJSON(nil)}, nil
+}
+
+func (s *Server) replace(ctx context.Context, in *replaceInput) (*oneOutput, error) {
+	m := in.Body.Inmueble
+	if m.ID != in.ID {
+		return nil, web.Invalid(web.AtMember("/_id", "must be the _id in the path"))
+	}
+	m.UpdatedAt = stamp(s.now())
+	if err := m.Validate(); err != nil {
+		return nil, invalid(err)
+	}
+	_, by := asker(ctx)
+	stored, err := s.store.Replace(ctx, m, by)
+	if err != nil {
+		return nil, s.problem(ctx, m.ID, err)
+	}
+	return &oneOutput{stored.AppendJSON(nil)}, nil
+}
+
+func (s *Server) delete(ctx context.Context, in *idInput) (*struct{}, error) {
+	if !validID(in.ID) {
+		return nil, s.problem(ctx, in.ID, ErrNotFound)
+	}
+	_, by := asker(ctx)
+	if err := s.store.Delete(ctx, in.ID, by); err != nil {
+		return nil, s.problem(ctx, in.ID, err)
+	}
+	return nil, nil
+}
+
+// invalid is the answer to a ValidationError.
+func invalid(err error) error {
+	var bad ValidationError
+	if !errors.As(err, &bad) {
+		return err
+	}
+	at := make([]web.FieldError, len(bad))
+	for i, e := range bad {
+		at[i] = web.AtMember("/"+e.Field, e.Reason)
+	}
+	return web.Invalid(at...)
+}
+
+// leftOut counts and logs a document that is no inmueble. The log has its id
+// alone: what is wrong with it may quote what nobody vetted.
+func (s *Server) leftOut(ctx context.Context, id string) {
+	s.metrics.unreadable.Inc()
+	s.log.LogAttrs(ctx, slog.LevelWarn, "a stored document is no valid inmueble",
+		slog.String("id", shown(id)), slog.String("request_id", web.RequestID(ctx)))
+}
+
+// shown is an id as an answer or a log line repeats it: text, and not long.
+func shown(id string) string {
+	points := []rune(strings.ToValidUTF8(id, "\uFFFD"))
+	if len(points) > maxID {
+		return string(points[:maxID]) + "…"
+	}
+	return string(points)
+}

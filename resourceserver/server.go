@@ -1,0 +1,157 @@
+// Package resourceserver is inmuebles: a REST API of real-estate properties
+// over MongoDB or SQLite. It knows who asks by verifying the request's access
+// token offline; it holds no key, shares no secret with the issuer, and asks
+// it nothing while a request waits.
+//
+// # A request
+//
+//	route table → token (pkg/verify) → scope of the route → strict body → Validate
+//	  → Store, with the owner's condition inside the write → JSON
+//
+// The route table is in routes.go. Who has the scope of a route may use it;
+// who may change which document is the store's to decide, in the same step as
+// the change, so that nothing can come between the question and the act.
+//
+// # A document
+//
+// [Inmueble] is the type and one table of its fields. The API's schema,
+// validation, JSON, BSON and CSV walk that table, so there is one place to
+// change. What may be stored is one rule, [Inmueble.Validate], for requests,
+// imports and what comes back out of a database:
+//
+//	request ─┐                     ┌─► SQLite    columns and ready JSON
+//	CSV ─────┼─► Validate ─► Store ┤
+//	         │                     └─► MongoDB   native BSON
+//	stored ◄─┴─── Validate ◄────────── whatever is there
+//
+// Null and default members are not stored; answers carry every member.
+//
+// # A document that is no inmueble
+//
+// Other programs, and the original of this one, may have stored documents
+// that the rule refuses: a field missing, a NaN. One such document spoils
+// nothing. A list leaves it out; GET by its id answers 404 with the code
+// unreadable, because there is no inmueble that could be answered, and
+// because it is no fault of this server, which a 5xx would say. Each meeting
+// is counted, and logged by id alone. Who may change it can mend it with PUT
+// or remove it with DELETE.
+package resourceserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/urbandata/urbandata/pkg/verify"
+	"github.com/urbandata/urbandata/pkg/web"
+)
+
+// ErrOptions is returned by [New] for options that can't work.
+var ErrOptions = errors.New("resourceserver: bad options")
+
+// Options is what a server is made of. Store and Verifier are needed.
+type Options struct {
+	Store    Store
+	Verifier *verify.Verifier // the caller runs it
+	Realm    string           // of the challenges; "inmuebles" unless given
+	Version  string           // of the program, for the API's document
+
+	Log     *slog.Logger          // nil logs nothing
+	Metrics prometheus.Registerer // nil keeps none
+	Now     func() time.Time      // time.Now unless given
+}
+
+// Server answers the API's requests. It has no life of its own: it starts
+// nothing and needs no closing.
+type Server struct {
+	Health *web.Health // to be drained before the listener closes
+
+	store    Store
+	verifier *verify.Verifier
+	realm    string
+	log      *slog.Logger
+	now      func() time.Time
+	metrics  *metrics
+	handler  http.Handler
+}
+
+// New makes a server, or returns an error that wraps [ErrOptions].
+func New(o Options) (*Server, error) {
+	switch {
+	case o.Store == nil:
+		return nil, fmt.Errorf("%w: no Store", ErrOptions)
+	case o.Verifier == nil:
+		return nil, fmt.Errorf("%w: no Verifier", ErrOptions)
+	}
+	if o.Realm == "" {
+		o.Realm = "inmuebles"
+	}
+	if o.Version == "" {
+		o.Version = "unknown"
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Metrics == nil {
+		o.Metrics = prometheus.NewRegistry()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	s := &Server{
+		store: o.Store, verifier: o.Verifier, realm: o.Realm, log: o.Log, now: o.Now,
+		metrics: newMetrics(o.Metrics, o.Verifier),
+		Health: web.NewHealth(
+			web.Check{Name: "database", Func: o.Store.Check},
+			web.Check{Name: "keys", Func: func(context.Context) error { return o.Verifier.Check() }},
+		),
+	}
+	api := web.NewAPI(web.Info{Title: "inmuebles", Version: o.Version, Description: description})
+	api.Guard(s.authenticate(api))
+	s.routes(api)
+	s.Health.Register(api)
+	if err := api.RegisterDocs(); err != nil {
+		return nil, err
+	}
+	s.handler = api.Handler(o.Log, web.NewMetrics(o.Metrics, "inmuebles"))
+	return s, nil
+}
+
+// ServeHTTP answers a request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+
+const description = `Real-estate properties (*inmuebles*). Whoever has a token with a route's scope may use it;
+documents can be changed by their owner, or by anybody with ` + "`inmuebles:admin`" + `.
+
+Every path may end in a slash. Errors are problem details (RFC 9457); those of a body name each
+bad member by JSON Pointer. Members and parameters that are unknown, repeated or of another case are refused.`
+
+// metrics counts what the request metrics of package web can't see.
+type metrics struct {
+	tokens     *prometheus.CounterVec
+	unreadable prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer, v *verify.Verifier) *metrics {
+	m := &metrics{
+		tokens: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "urbandata_tokens_checked_total", Help: "Tokens of requests, by what became of them.",
+		}, []string{"result"}),
+		unreadable: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "urbandata_unreadable_documents_total", Help: "Times that a stored document was left out because it is no valid inmueble.",
+		}),
+	}
+	reg.MustRegister(m.tokens, m.unreadable,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "urbandata_keyset_keys", Help: "Public keys held, by which tokens are verified.",
+		}, func() float64 { return float64(v.Stats().Keys) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "urbandata_keyset_age_seconds", Help: "Time since the issuer last confirmed the key set.",
+		}, func() float64 { return v.Stats().Age.Seconds() }))
+	return m
+}

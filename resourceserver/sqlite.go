@@ -1,0 +1,254 @@
+package resourceserver
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// SQLite is a [Store] on one file, the embedded default. A change is one
+// statement, and SQLite runs one writer at a time, so each is atomic by
+// itself.
+type SQLite struct {
+	write *sqlx.DB
+
+	// Prepared once: parsing SQL costs as much as a read by key.
+	get, list, check             *sqlx.Stmt
+	insert, replace, remove, has *sqlx.Stmt
+}
+
+var _ Store = (*SQLite)(nil)
+
+const sqliteColumns = `id, owner, created_at, updated_at, document`
+
+// The condition of a By, in Replace and Delete: parameters ?2 and ?3 are
+// whether anyone's may be changed, and the owner.
+const sqliteBy = `(?2 OR (owner = ?3 AND owner <> ''))`
+
+// NewSQLite prepares a store on a migrated database. Reads go to read, which
+// may be the same pool; write must have a single connection. [SQLite.Close]
+// releases the statements, not the pools.
+func NewSQLite(ctx context.Context, write, read *sqlx.DB) (*SQLite, error) {
+	s := &SQLite{write: write}
+	for _, p := range []struct {
+		stmt  **sqlx.Stmt
+		db    *sqlx.DB
+		query string
+	}{
+		{&s.get, read, `SELECT ` + sqliteColumns + ` FROM inmuebles WHERE id = ?`},
+		{&s.list, read, `SELECT ` + sqliteColumns + ` FROM inmuebles WHERE id > ? ORDER BY id LIMIT ?`},
+		{&s.check, read, `SELECT count(*) FROM (SELECT 1 FROM inmuebles LIMIT 1)`},
+		{&s.insert, write, `INSERT INTO inmuebles (` + sqliteColumns + `) VALUES (?, ?, ?, ?, ?)`},
+		// The right-hand sides see the row as it was.
+		{&s.replace, write, `UPDATE inmuebles
+			SET updated_at = CASE WHEN document = ?4 THEN updated_at ELSE ?5 END, document = ?4
+			WHERE id = ?1 AND ` + sqliteBy + ` RETURNING owner, created_at, updated_at`},
+		{&s.remove, write, `DELETE FROM inmuebles WHERE id = ?1 AND ` + sqliteBy},
+		{&s.has, write, `SELECT EXISTS (SELECT 1 FROM inmuebles WHERE id = ?)`},
+	} {
+		stmt, err := p.db.PreparexContext(ctx, p.query) //nolint:sqlclosecheck // Close does
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("resourceserver: prepare the SQLite store: %w", err), s.Close())
+		}
+		*p.stmt = stmt
+	}
+	return s, nil
+}
+
+// Close releases the prepared statements.
+func (s *SQLite) Close() error {
+	var errs []error
+	for _, stmt := range []*sqlx.Stmt{s.get, s.list, s.check, s.insert, s.replace, s.remove, s.has} {
+		if stmt != nil {
+			errs = append(errs, stmt.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Get reads one row by its key.
+func (s *SQLite) Get(ctx context.Context, id string) (Inmueble, error) {
+	page, err := s.page(ctx, 1, s.get, id)
+	switch {
+	case err != nil:
+		return Inmueble{}, err
+	case len(page.Unreadable) > 0:
+		return Inmueble{}, fmt.Errorf("%w: %w", ErrUnreadable, page.Unreadable[0].Err)
+	case len(page.Items) == 0:
+		return Inmueble{}, ErrNotFound
+	}
+	return page.Items[0], nil
+}
+
+// List asks for one row more than wanted, to learn whether there is a next
+// page.
+func (s *SQLite) List(ctx context.Context, after string, limit int) (Page, error) {
+	return s.page(ctx, limit, s.list, after, limit+1)
+}
+
+// page reads at most limit rows, or as many as make a page full.
+func (s *SQLite) page(ctx context.Context, limit int, stmt *sqlx.Stmt, args ...any) (Page, error) {
+	rows, err := stmt.QueryxContext(ctx, args...)
+	if err != nil {
+		return Page{}, sqliteError(ctx, "read", err)
+	}
+	defer func() { _ = rows.Close() }() // an error of reading is rows.Err's
+	var page Page
+	var last string
+	for n, size := 0, 0; rows.Next(); n++ {
+		if n == limit || size >= maxPageBytes {
+			page.Next = last
+			break
+		}
+		var m Inmueble
+		var created, updated sql.NullInt64
+		var document sql.RawBytes // valid until the next row
+		if err := rows.Scan(&last, &m.Owner, &created, &updated, &document); err != nil {
+			return Page{}, sqliteError(ctx, "read", err)
+		}
+		size += len(document)
+		if err := m.parseStored(last, document); err != nil {
+			page.Unreadable = append(page.Unreadable, Unreadable{last, err})
+			continue
+		}
+		m.CreatedAt, m.UpdatedAt = fromMilli(created), fromMilli(updated)
+		page.Items = append(page.Items, m)
+	}
+	if err := rows.Err(); err != nil {
+		return Page{}, sqliteError(ctx, "read", err)
+	}
+	return page, nil
+}
+
+// Insert adds one row.
+func (s *SQLite) Insert(ctx context.Context, m Inmueble) error {
+	return s.insertWith(ctx, s.insert, &m)
+}
+
+func (s *SQLite) insertWith(ctx context.Context, stmt *sqlx.Stmt, m *Inmueble) error {
+	_, err := stmt.ExecContext(ctx, m.ID, m.Owner, milli(m.CreatedAt), milli(m.UpdatedAt), string(m.appendStored(nil)))
+	if isTaken(err) {
+		return fmt.Errorf("%w: %q", ErrDuplicate, m.ID)
+	}
+	return sqliteError(ctx, "insert", err)
+}
+
+// Replace is one UPDATE; only when it met no row does a second statement
+// tell why.
+func (s *SQLite) Replace(ctx context.Context, m Inmueble, by By) (Inmueble, error) {
+	var created, updated sql.NullInt64
+	err := s.replace.QueryRowxContext(ctx, m.ID, by.anyone, by.sub, string(m.appendStored(nil)), milli(m.UpdatedAt)).
+		Scan(&m.Owner, &created, &updated)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Inmueble{}, s.whyNot(ctx, m.ID)
+	}
+	if err != nil {
+		return Inmueble{}, sqliteError(ctx, "replace", err)
+	}
+	m.CreatedAt, m.UpdatedAt = fromMilli(created), fromMilli(updated)
+	return m, nil
+}
+
+// Delete is one DELETE, with the same second statement.
+func (s *SQLite) Delete(ctx context.Context, id string, by By) error {
+	result, err := s.remove.ExecContext(ctx, id, by.anyone, by.sub)
+	if err != nil {
+		return sqliteError(ctx, "delete", err)
+	}
+	if n, err := result.RowsAffected(); err != nil {
+		return sqliteError(ctx, "delete", err)
+	} else if n == 0 {
+		return s.whyNot(ctx, id)
+	}
+	return nil
+}
+
+// whyNot tells why a change met no row. The row may have come or gone since;
+// either answer was true at some moment of the request.
+func (s *SQLite) whyNot(ctx context.Context, id string) error {
+	var exists bool
+	if err := s.has.QueryRowxContext(ctx, id).Scan(&exists); err != nil {
+		return sqliteError(ctx, "look for", err)
+	}
+	if exists {
+		return ErrNotOwner
+	}
+	return ErrNotFound
+}
+
+// Import is one transaction. Other writers wait until it ends.
+func (s *SQLite) Import(ctx context.Context, docs iter.Seq2[Inmueble, error]) (n int, err error) {
+	tx, err := s.write.BeginTxx(ctx, nil)
+	if err != nil {
+		return 0, sqliteError(ctx, "begin the import", err)
+	}
+	defer func() {
+		if err != nil {
+			n = 0
+			_ = tx.Rollback() // the connection is dropped if even that fails
+		}
+	}()
+	insert := tx.StmtxContext(ctx, s.insert)
+	for m, err := range docs {
+		if err != nil {
+			return 0, err
+		}
+		switch err := s.insertWith(ctx, insert, &m); {
+		case errors.Is(err, ErrDuplicate):
+			return 0, &DuplicateError{ID: m.ID, Ordinal: n}
+		case err != nil:
+			return 0, err
+		}
+		n++
+	}
+	return n, sqliteError(ctx, "commit the import", tx.Commit())
+}
+
+// Check reads a row, so that a missing table or file shows.
+func (s *SQLite) Check(ctx context.Context) error {
+	var n int
+	return sqliteError(ctx, "check", s.check.QueryRowxContext(ctx).Scan(&n))
+}
+
+// sqliteError says what was being done and puts a busy database or a request
+// that ran out of time into the contract's words. nil stays nil.
+func sqliteError(ctx context.Context, doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if cause := ctx.Err(); cause != nil { // SQLite says "interrupted"
+		return fmt.Errorf("resourceserver: %s: %w", doing, cause)
+	}
+	if e, ok := errors.AsType[*sqlite.Error](err); ok {
+		switch e.Code() & 0xff { // the primary code
+		case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN:
+			return fmt.Errorf("%w: %s: %w", ErrUnavailable, doing, err)
+		}
+	}
+	return fmt.Errorf("resourceserver: %s: %w", doing, err)
+}
+
+// isTaken reports whether err says that the key exists.
+func isTaken(err error) bool {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	return ok && e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE
+}
+
+// milli is a time as a column keeps it.
+func milli(t time.Time) sql.NullInt64 {
+	return sql.NullInt64{Int64: t.UnixMilli(), Valid: !t.IsZero()}
+}
+
+func fromMilli(ms sql.NullInt64) time.Time {
+	if !ms.Valid {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms.Int64).UTC()
+}
