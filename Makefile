@@ -1,0 +1,58 @@
+# Everything that a developer runs, by name. `make` alone lists it.
+
+# RACE=1 switches the race detector on (CI does); it needs a C compiler.
+RACE ?=
+# More flags for `go test`, as in: make test TESTFLAGS='-run Refresh -v'
+TESTFLAGS ?=
+# The packages that test and bench look at.
+PACKAGES ?= ./...
+# Which benchmarks run, and how often each.
+BENCH ?= .
+BENCHCOUNT ?= 1
+# How long each fuzz target runs.
+FUZZTIME ?= 10s
+
+# Runs a command with real PostgreSQL and MongoDB servers at hand, and removes
+# them afterwards: test/engines/with.
+WITH = go run ./test/engines/with
+LINT = go tool -modfile=tools/go.mod golangci-lint
+
+.DEFAULT_GOAL := help
+.PHONY: help run test bench fuzz lint fmt hooks clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## both services, on embedded databases
+	go run .
+
+test: ## all tests, on real databases (RACE=1, PACKAGES=./keys/..., TESTFLAGS=-v)
+ifneq ($(RACE),)
+	@$(if $(shell command -v "$$(go env CC)"),,echo "RACE=1 needs a C compiler: install gcc, or leave RACE out" >&2; exit 1)
+endif
+	$(WITH) -- go test -timeout 20m $(if $(RACE),-race) $(TESTFLAGS) $(PACKAGES)
+
+bench: ## benchmarks, on databases that flush as in production (BENCH=Refresh BENCHCOUNT=10)
+	$(WITH) -durable -- go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) -timeout 60m $(PACKAGES)
+
+fuzz: ## each fuzz target for a while (FUZZTIME=10s)
+	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sort | \
+	{ while IFS=: read -r file func; do \
+		echo "$${file%/*}: $${func#func }"; \
+		go test -run '^$$' -fuzz "^$${func#func }\$$" -fuzztime $(FUZZTIME) "$${file%/*}" || failed=1; \
+	done; test -z "$$failed"; }
+
+lint: ## golangci-lint (who may import whom, gosec, gofumpt, …), go vet, tidy modules
+	$(LINT) run ./...
+	go vet ./...
+	go mod tidy -diff
+	cd tools && go mod tidy -diff
+
+fmt: ## gofumpt over all of it
+	$(LINT) fmt ./...
+
+hooks: ## check format, vet and quick tests before each commit (undo: git config --unset core.hooksPath)
+	git config core.hooksPath .githooks
+
+clean: ## what builds and benchmarks leave; the data folder stays
+	rm -rf bin urbandata bench.json *.test *.prof *.out
