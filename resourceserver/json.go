@@ -219,9 +219,13 @@ func (f *field) setNumber(m *Inmueble, text string) string {
 	return f.setFloat(m, v)
 }
 
-// maxDigits bounds a number that becomes text: its digits and sign must fit
-// the bound of other_id.
-const maxDigits = 1e62
+// maxInteger bounds a number that becomes text: the greatest power of ten that
+// float64 has exactly, so that the schema's bound is the decoder's to the last
+// digit.
+const (
+	maxInteger       = 1e22
+	maxIntegerDigits = 22
+)
 
 // setDigits keeps a whole number as its digits, all of them: an identifier is
 // no quantity, and float64 would lose the end of a long one.
@@ -229,7 +233,7 @@ func (f *field) setDigits(m *Inmueble, text string) string {
 	whole, fraction, _ := strings.Cut(text, ".")
 	if strings.ContainsAny(text, "eE") {
 		v, err := strconv.ParseFloat(text, 64)
-		if err != nil || v != math.Trunc(v) || math.Abs(v) > maxDigits {
+		if err != nil || v != math.Trunc(v) || math.Abs(v) > maxInteger {
 			return f.wants()
 		}
 		whole, fraction = strconv.FormatFloat(v, 'f', -1, 64), ""
@@ -239,6 +243,9 @@ func (f *field) setDigits(m *Inmueble, text string) string {
 	}
 	if whole == "-0" {
 		whole = "0"
+	}
+	if digits := strings.TrimPrefix(whole, "-"); len(digits) > maxIntegerDigits && digits != "1"+strings.Repeat("0", maxIntegerDigits) {
+		return f.wants()
 	}
 	return f.setText(m, whole)
 }

@@ -25,6 +25,7 @@ var malformed = []struct {
 	{"-1e999", body("y_coord", "-1e999"), 400, "/y_coord"},
 	{"1e999 for an integer", body("end_week", "1e999"), 400, "/end_week"},
 	{"1e999 for other_id", body("other_id", "1e999"), 400, "/other_id"},
+	{"too many digits for other_id", body("other_id", "10000000000000000000001"), 422, "/other_id"},
 	{"a number of 100,000 digits", body("end_week", strings.Repeat("9", 100_000)), 400, "/end_week"},
 	{"a number of 100,000 digits for other_id", body("other_id", strings.Repeat("9", 100_000)), 400, "/other_id"},
 	{"65 digits for other_id", body("other_id", strings.Repeat("9", 65)), 422, "/other_id"},

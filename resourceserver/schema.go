@@ -130,7 +130,7 @@ func (f *field) schema() *huma.Schema {
 		// and the decoder and Validate do.
 		s.Type = ""
 		s.Extensions["type"] = []string{"string", "integer"}
-		number(-maxDigits, maxDigits)
+		number(-maxInteger, maxInteger)
 	}
 	return s
 }

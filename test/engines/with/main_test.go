@@ -158,7 +158,7 @@ func TestPassesSignalsOnAndStopsServers(t *testing.T) {
 		command string
 		want    int
 	}{
-		{"a command that ends well", `trap 'exit 9' TERM; echo ready; while :; do sleep 60 & wait; done`, 9},
+		{"a command that ends well", `trap 'kill $!; exit 9' TERM; sleep 60 & echo ready; wait`, 9},
 		{"a command that dies of it", `echo ready; exec sleep 60`, 128 + int(syscall.SIGTERM)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
