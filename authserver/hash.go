@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/argon2"
 )
@@ -24,6 +26,10 @@ const (
 	// queuePerSlot is how many hashes may wait for each that runs. At 30 ms
 	// each the last in the queue waits a second, which a person still takes.
 	queuePerSlot = 32
+
+	// idleAfter is how long after the last hash its memory goes back to the
+	// system. The collector by itself would keep it for minutes.
+	idleAfter = 3 * time.Second
 )
 
 var (
@@ -45,11 +51,19 @@ type argonParams struct {
 type hasher struct {
 	running chan struct{} // held while hashing
 	queued  chan struct{} // held while waiting or hashing
+	idle    *time.Timer   // set again by each hash
 }
 
 func newHasher() *hasher {
 	slots := runtime.GOMAXPROCS(0)
-	return &hasher{make(chan struct{}, slots), make(chan struct{}, slots*(1+queuePerSlot))}
+	h := &hasher{running: make(chan struct{}, slots), queued: make(chan struct{}, slots*(1+queuePerSlot))}
+	h.idle = time.AfterFunc(idleAfter, func() {
+		if len(h.queued) == 0 {
+			debug.FreeOSMemory()
+		}
+	})
+	h.idle.Stop()
+	return h
 }
 
 // do runs f when its turn comes, or returns ErrBusy, or ctx's error.
@@ -67,6 +81,7 @@ func (h *hasher) do(ctx context.Context, f func()) error {
 		return fmt.Errorf("wait for a password hash: %w", ctx.Err())
 	}
 	f()
+	h.idle.Reset(idleAfter)
 	return nil
 }
 

@@ -114,7 +114,7 @@ func unauthorized() *web.Problem {
 // fieldErrors collects the [*FieldError]s that err joins.
 func fieldErrors(err error) (fields []web.FieldError) {
 	var f *FieldError
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the tree is walked by hand
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, e := range joined.Unwrap() {
 			fields = append(fields, fieldErrors(e)...)
 		}

@@ -55,7 +55,7 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 		{&s.liveUser, read, selectUser + ` WHERE disabled_at IS NULL AND id =
 			(SELECT user_id FROM sessions WHERE id = ? AND ended_at IS NULL AND expires_at > ?)`},
 	} {
-		stmt, err := p.db.PreparexContext(ctx, p.db.Rebind(p.text))
+		stmt, err := p.db.PreparexContext(ctx, p.db.Rebind(p.text)) //nolint:sqlclosecheck // Close does
 		if err != nil {
 			return nil, fmt.Errorf("prepare the statements of authserver: %w", errors.Join(err, s.Close()))
 		}

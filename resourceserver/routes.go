@@ -50,7 +50,7 @@ func route[I, O any](a *web.API, method, path, scope string, handler func(contex
 		Security:    append(web.Scopes(scope), map[string][]string{verify.LegacyHeader: {}}),
 		OperationID: id, Summary: summary, Tags: []string{"inmuebles"},
 		Errors: []int{
-			http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotAcceptable,
+			http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden,
 			http.StatusUnprocessableEntity, http.StatusServiceUnavailable,
 		},
 	}

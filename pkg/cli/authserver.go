@@ -53,7 +53,7 @@ Several replicas may run on one PostgreSQL: they share users, sessions and keys,
 // Run serves until SIGTERM.
 func (c *authserverCmd) Run(p *program, l *logging) error {
 	log := l.logger(p)
-	url, err := p.databaseURL(envAuthDatabase, c.Database, authFile(defaultDataDir), database.SQLite, database.Postgres)
+	url, err := p.databaseURL(authSetting, c.Database, authFile(defaultDataDir), database.SQLite, database.Postgres)
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 		return wrongSetting("--token-life (URBANDATA_AUTH_TOKEN_LIFE)", "it must lie between 1s and 24h; nothing calls an access token back")
 	}
 
-	db, err := openAuthn(p.ctx, url)
+	db, err := openAuthn(p.ctx, authSetting, url)
 	if err != nil {
 		return err
 	}
@@ -149,8 +149,9 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 
 // openAuthn opens authn's database. On SQLite every commit reaches the disk: a
 // rotation that was acknowledged and then lost would look like reuse.
-func openAuthn(ctx context.Context, url string) (*database.SQL, error) {
-	return database.OpenSQL(ctx, url, database.Full)
+func openAuthn(ctx context.Context, setting databaseSetting, url string) (*database.SQL, error) {
+	db, err := database.OpenSQL(ctx, url, database.Full)
+	return db, setting.wrong(err)
 }
 
 func authnSet(db *database.SQL) migrations.Set {

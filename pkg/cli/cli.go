@@ -132,7 +132,7 @@ func environment(getenv func(string) string) kong.Resolver {
 func withoutSecrets(err error) string {
 	text := err.Error()
 	if strings.HasPrefix(text, "unexpected argument ") {
-		return "there is an argument too many"
+		return "there is no such command, or an argument too many"
 	}
 	return text
 }

@@ -85,7 +85,7 @@ func TestDatabaseURL(t *testing.T) {
 		{"no URL", "hunter2", nil, nil, "", "must be sqlite:PATH or postgres://…"},
 		{"both", "sqlite:y.db", nil, map[string]string{"X_FILE": "f"}, "", "unset one"},
 	} {
-		got, err := newProgram(t, tc.env, tc.args...).databaseURL("X", tc.value, "sqlite:x.db", database.SQLite, database.Postgres)
+		got, err := newProgram(t, tc.env, tc.args...).databaseURL(databaseSetting{"--x", "X"}, tc.value, "sqlite:x.db", database.SQLite, database.Postgres)
 		if got != tc.want || (tc.says == "") != (err == nil) {
 			t.Errorf("%s: %q, %v", tc.name, got, err)
 		} else if err != nil && (!strings.Contains(err.Error(), tc.says) || strings.Contains(err.Error(), "hunter2")) {
@@ -140,7 +140,7 @@ func TestLostSealingKey(t *testing.T) {
 		t.Errorf("the second time it is another: %v", err)
 	}
 
-	db, err := openAuthn(t.Context(), authFile(dir))
+	db, err := openAuthn(t.Context(), authSetting, authFile(dir))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,8 @@ func TestGroupOrder(t *testing.T) {
 			}
 			cancel()
 			<-ctx.Done()
-			if _, err := http.Get("http://" + l.Addr().String()); err == nil {
+			if res, err := http.Get("http://" + l.Addr().String()); err == nil {
+				_ = res.Body.Close()
 				t.Error("the background ended while the server still answered")
 			}
 			order = append(order, "background")

@@ -29,7 +29,7 @@ All rows are stored or none: a bad row, or an _id that is taken, is reported by 
 
 // Run imports the file and prints the report.
 func (c *importCmd) Run(p *program) (err error) {
-	url, err := p.databaseURL(envAPIDatabase, c.Database, apiFile(c.DataDir), database.SQLite, database.MongoDB)
+	url, err := p.databaseURL(apiSetting, c.Database, apiFile(c.DataDir), database.SQLite, database.MongoDB)
 	if err != nil {
 		return err
 	}

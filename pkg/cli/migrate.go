@@ -22,11 +22,13 @@ The services do the same when they start, under the same lock. This command is f
 
 // Run migrates what the settings name.
 func (c *migrateCmd) Run(p *program) error {
-	authURL, err := p.optionalURL(envAuthDatabase, c.AuthDatabase, database.SQLite, database.Postgres)
+	authSetting := databaseSetting{"--auth-database", envAuthDatabase}
+	apiSetting := databaseSetting{"--api-database", envAPIDatabase}
+	authURL, err := p.optionalURL(authSetting, c.AuthDatabase, database.SQLite, database.Postgres)
 	if err != nil {
 		return err
 	}
-	apiURL, err := p.optionalURL(envAPIDatabase, c.APIDatabase, database.SQLite, database.MongoDB)
+	apiURL, err := p.optionalURL(apiSetting, c.APIDatabase, database.SQLite, database.MongoDB)
 	if err != nil {
 		return err
 	}
@@ -37,7 +39,7 @@ func (c *migrateCmd) Run(p *program) error {
 		authURL, apiURL = authFile(c.DataDir), apiFile(c.DataDir)
 	}
 	if authURL != "" {
-		if err := c.migrate(p, "authn", authURL, migrations.AuthnSQLite, migrations.AuthnPostgres); err != nil {
+		if err := c.migrate(p, authSetting, "authn", authURL, migrations.AuthnSQLite, migrations.AuthnPostgres); err != nil {
 			return err
 		}
 	}
@@ -46,21 +48,21 @@ func (c *migrateCmd) Run(p *program) error {
 		return err
 	}
 	if apiURL != "" {
-		return c.migrate(p, "inmuebles", apiURL, migrations.InmueblesSQLite, migrations.Set{})
+		return c.migrate(p, apiSetting, "inmuebles", apiURL, migrations.InmueblesSQLite, migrations.Set{})
 	}
 	return nil
 }
 
 // optionalURL is databaseURL where nothing may be set.
-func (p *program) optionalURL(name, value string, kinds ...database.Kind) (string, error) {
-	if value == "" && p.getenv(name+"_FILE") == "" {
+func (p *program) optionalURL(from databaseSetting, value string, kinds ...database.Kind) (string, error) {
+	if value == "" && p.getenv(from.env+"_FILE") == "" {
 		return "", nil
 	}
-	return p.databaseURL(name, value, "", kinds...)
+	return p.databaseURL(from, value, "", kinds...)
 }
 
-func (*migrateCmd) migrate(p *program, name, url string, sqlite, postgres migrations.Set) (err error) {
-	db, err := openAuthn(p.ctx, url)
+func (*migrateCmd) migrate(p *program, from databaseSetting, name, url string, sqlite, postgres migrations.Set) (err error) {
+	db, err := openAuthn(p.ctx, from, url)
 	if err != nil {
 		return err
 	}

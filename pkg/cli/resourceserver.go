@@ -42,7 +42,7 @@ Tokens are verified with the issuer's public keys, fetched ahead of need and kep
 // Run serves until SIGTERM.
 func (c *resourceserverCmd) Run(p *program, l *logging) error {
 	log := l.logger(p)
-	url, err := p.databaseURL(envAPIDatabase, c.Database, apiFile(defaultDataDir), database.SQLite, database.MongoDB)
+	url, err := p.databaseURL(apiSetting, c.Database, apiFile(defaultDataDir), database.SQLite, database.MongoDB)
 	if err != nil {
 		return err
 	}
@@ -98,13 +98,13 @@ func openInmuebles(ctx context.Context, url string) (resourceserver.Store, func(
 	if kind, err := database.KindOf(url); err == nil && kind == database.MongoDB {
 		db, err := database.OpenMongo(ctx, url)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, apiSetting.wrong(err)
 		}
 		return resourceserver.NewMongo(db), func() error { return db.Client().Disconnect(context.WithoutCancel(ctx)) }, nil
 	}
 	db, err := database.OpenSQL(ctx, url, database.Normal)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, apiSetting.wrong(err)
 	}
 	if _, err := migrations.Up(ctx, db.Write.DB, migrations.InmueblesSQLite); err != nil {
 		return nil, nil, errors.Join(err, db.Close())

@@ -20,8 +20,8 @@ const (
 
 	envAuthDatabase = "URBANDATA_AUTH_DATABASE"
 	envAPIDatabase  = "URBANDATA_API_DATABASE"
-	envSealingKey   = "URBANDATA_SEALING_KEY" //nolint:gosec // the variable's name
-	envPassword     = "URBANDATA_PASSWORD"    //nolint:gosec // the variable's name
+	envSealingKey   = "URBANDATA_SEALING_KEY"
+	envPassword     = "URBANDATA_PASSWORD"
 )
 
 // settingError is a wrong setting: one sentence that names it and the fix.
@@ -55,7 +55,7 @@ func (p *program) secret(name string) (string, error) {
 }
 
 func readSecretFile(setting, path string) ([]byte, error) {
-	f, err := os.Open(path) //nolint:gosec // the operator names it
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, wrongSetting(setting, "the file can't be read (%s); name one that this user may read", reason(err))
 	}
@@ -82,11 +82,32 @@ func reason(err error) string {
 	return err.Error()
 }
 
+// databaseSetting is a flag that names a database, and its variable.
+type databaseSetting struct{ flag, env string }
+
+var (
+	authSetting = databaseSetting{"--database", envAuthDatabase}
+	apiSetting  = databaseSetting{"--database", envAPIDatabase}
+)
+
+func (d databaseSetting) String() string { return d.flag + " (" + d.env + ")" }
+
+// wrong names the setting when err says that it is no URL; any other error is
+// the database's own.
+func (d databaseSetting) wrong(err error) error {
+	if errors.Is(err, database.ErrURL) {
+		return wrongSetting(d.String(), "%s; write it as in https://www.postgresql.org/docs/current/libpq-connect.html or https://www.mongodb.com/docs/manual/reference/connection-string/, with special characters percent-encoded",
+			strings.TrimPrefix(err.Error(), database.ErrURL.Error()+": "))
+	}
+	return err
+}
+
 // databaseURL is the URL to use: the flag's or its variable's value, the one
-// in the file that name_FILE names, or fallback. A URL with a password must not
-// have come as an argument, where every user of the machine can read it.
-func (p *program) databaseURL(name, value, fallback string, kinds ...database.Kind) (string, error) {
-	setting := "--database (" + name + ")"
+// in the file that the variable with _FILE names, or fallback. A URL with a
+// password must not have come as an argument, where every user of the machine
+// can read it.
+func (p *program) databaseURL(from databaseSetting, value, fallback string, kinds ...database.Kind) (string, error) {
+	setting, name := from.String(), from.env
 	if value != "" && database.HasPassword(value) {
 		for _, arg := range p.args {
 			if strings.Contains(arg, value) {

@@ -89,7 +89,7 @@ func localURL(l net.Listener) string {
 func (c *upCmd) sealer(p *program) (keys.Sealer, error) {
 	path := filepath.Join(c.DataDir, "sealing.key")
 	setting := "--data-dir (URBANDATA_DATA_DIR)"
-	raw, err := os.ReadFile(path) //nolint:gosec // the operator names the folder
+	raw, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		if has, err := hasSigningKeys(p.ctx, authFile(c.DataDir)); err != nil {
 			return nil, err
@@ -99,7 +99,7 @@ func (c *upCmd) sealer(p *program) (keys.Sealer, error) {
 		raw = []byte(keys.GenerateSealingKey().Encode() + "\n")
 		err = writeNew(path, raw)
 		if errors.Is(err, os.ErrExist) { // another process was faster
-			raw, err = os.ReadFile(path) //nolint:gosec // the operator names the folder
+			raw, err = os.ReadFile(path)
 		}
 	}
 	if err != nil {
@@ -111,7 +111,7 @@ func (c *upCmd) sealer(p *program) (keys.Sealer, error) {
 // hasSigningKeys reports whether a database holds a ring. It makes the
 // database if there is none.
 func hasSigningKeys(ctx context.Context, url string) (bool, error) {
-	db, err := openAuthn(ctx, url)
+	db, err := openAuthn(ctx, authSetting, url)
 	if err != nil {
 		return false, err
 	}

@@ -34,11 +34,11 @@ type authnDatabase struct {
 }
 
 func (d *authnDatabase) open(p *program) (*database.SQL, error) {
-	url, err := p.databaseURL(envAuthDatabase, d.Database, authFile(d.DataDir), database.SQLite, database.Postgres)
+	url, err := p.databaseURL(authSetting, d.Database, authFile(d.DataDir), database.SQLite, database.Postgres)
 	if err != nil {
 		return nil, err
 	}
-	db, err := openAuthn(p.ctx, url)
+	db, err := openAuthn(p.ctx, authSetting, url)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +83,7 @@ func (p *program) password() (string, error) {
 		return value, err
 	}
 	f, ok := p.stdin.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) { //nolint:gosec // a file descriptor is small
+	if !ok || !term.IsTerminal(int(f.Fd())) {
 		line, err := bufio.NewReader(io.LimitReader(p.stdin, 4096)).ReadString('\n')
 		if err != nil && !errors.Is(err, io.EOF) {
 			return "", fmt.Errorf("read the password: %w", err)
@@ -96,7 +96,7 @@ func (p *program) password() (string, error) {
 	var typed [2]string
 	for i, prompt := range []string{"Password: ", "Again: "} {
 		fmt.Fprint(p.stderr, prompt)
-		raw, err := term.ReadPassword(int(f.Fd())) //nolint:gosec // a file descriptor is small
+		raw, err := term.ReadPassword(int(f.Fd()))
 		fmt.Fprintln(p.stderr)
 		if err != nil {
 			return "", fmt.Errorf("read the password: %w", err)

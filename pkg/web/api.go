@@ -230,7 +230,7 @@ type body struct{ inner io.ReadCloser }
 
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.inner.Read(p)
-	if err == nil || err == io.EOF { //nolint:errorlint // io.Reader's contract is the value itself
+	if err == nil || err == io.EOF {
 		return n, err
 	}
 	var tooLarge *http.MaxBytesError
