@@ -17,6 +17,7 @@ require (
 	github.com/mattn/go-isatty v0.0.24
 	github.com/pressly/goose/v3 v3.29.0
 	github.com/prometheus/client_golang v1.25.0
+	github.com/rs/cors v1.11.1
 	github.com/swaggest/swgui v1.8.5
 	go.mongodb.org/mongo-driver v1.17.10
 	golang.org/x/crypto v0.58.0

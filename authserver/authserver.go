@@ -58,6 +58,7 @@ type Options struct {
 	Metrics prometheus.Registerer // a registry of its own if nil
 	Now     func() time.Time      // time.Now if nil
 	Version string                // for the OpenAPI document
+	Origins []string              // whose pages may call the API (CORS)
 }
 
 // DefaultBackdate is by how much iat is set back: six stock verifiers refuse a
@@ -125,7 +126,7 @@ func New(o Options) (*Server, error) {
 	if err := s.register(); err != nil {
 		return nil, err
 	}
-	s.Handler = s.api.Handler(o.Log, web.NewMetrics(o.Metrics, "authn"))
+	s.Handler = s.api.Handler(o.Log, web.NewMetrics(o.Metrics, "authn"), o.Origins...)
 	return s, nil
 }
 

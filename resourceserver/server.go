@@ -60,6 +60,7 @@ type Options struct {
 	Verifier *verify.Verifier // the caller runs it
 	Realm    string           // of the challenges; "inmuebles" unless given
 	Version  string           // of the program, for the API's document
+	Origins  []string         // whose pages may call the API (CORS)
 
 	Log     *slog.Logger          // nil logs nothing
 	Metrics prometheus.Registerer // nil keeps none
@@ -118,7 +119,7 @@ func New(o Options) (*Server, error) {
 	if err := api.RegisterDocs(); err != nil {
 		return nil, err
 	}
-	s.handler = api.Handler(o.Log, web.NewMetrics(o.Metrics, "inmuebles"))
+	s.handler = api.Handler(o.Log, web.NewMetrics(o.Metrics, "inmuebles"), o.Origins...)
 	return s, nil
 }
 

@@ -22,6 +22,7 @@ import (
 
 // authnFlags are the settings of authn that `up` has too.
 type authnFlags struct {
+	CORSOrigin      []string          `name:"cors-origin" placeholder:"ORIGIN" env:"URBANDATA_CORS_ORIGINS" help:"Let pages of this origin call the API from a browser, such as https://map.example. Repeatable; several with , between. (${env})"`
 	SigningAlg      string            `placeholder:"ALG" env:"URBANDATA_AUTH_SIGNING_ALG" help:"Sign for every audience with this algorithm, RS256 or EdDSA. Otherwise inmuebles gets EdDSA and others RS256. (${env})"`
 	Audience        map[string]string `placeholder:"NAME=ALG[/TYP]" env:"URBANDATA_AUTH_AUDIENCES" help:"Register an audience with its algorithm and, where its verifier refuses at+jwt, typ JWT: spring=RS256/JWT. Repeatable; several with ; between. (${env})"`
 	TokenLife       time.Duration     `default:"5m" env:"URBANDATA_AUTH_TOKEN_LIFE" help:"Life of an access token. (${env})"`
@@ -34,10 +35,10 @@ type authnFlags struct {
 type authserverCmd struct {
 	Listen         string     `default:"127.0.0.1:8000" placeholder:"ADDRESS" env:"URBANDATA_AUTH_LISTEN" help:"Where to listen. (${env}, ${default})"`
 	Issuer         string     `placeholder:"URL" env:"URBANDATA_AUTH_ISSUER" help:"The iss of tokens: the URL at which verifiers find this server, without a slash at the end. From --listen if not set. (${env})"`
-	Database       string     `placeholder:"URL" env:"URBANDATA_AUTH_DATABASE" help:"sqlite:PATH or postgres://…; with a password only from ${env} or ${env}_FILE. (sqlite:${datadir}/authn.db)"`
 	SealingKeyFile string     `placeholder:"PATH" env:"URBANDATA_SEALING_KEY_FILE" help:"File with the key that seals signing keys at rest: 32 random bytes in base64; a second line for the one before. Or set URBANDATA_SEALING_KEY. (${env})"`
 	MetricsListen  string     `default:"127.0.0.1:9000" placeholder:"ADDRESS" env:"URBANDATA_METRICS_LISTEN" help:"Where to serve /metrics and /debug/pprof; off for nowhere. (${env}, ${default})"`
 	Drain          drainFlags `embed:"" prefix:"drain-"`
+	authnDatabase  `embed:""`
 	authnFlags     `embed:""`
 }
 
@@ -53,7 +54,7 @@ Several replicas may run on one PostgreSQL: they share users, sessions and keys,
 // Run serves until SIGTERM.
 func (c *authserverCmd) Run(p *program, l *logging) error {
 	log := l.logger(p)
-	url, err := p.databaseURL(authSetting, c.Database, authFile(defaultDataDir), database.SQLite, database.Postgres)
+	url, err := c.url(p)
 	if err != nil {
 		return err
 	}
@@ -134,7 +135,7 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 		Accounts: authserver.NewAccounts(store, authserver.SessionLimits{
 			Grace: f.RefreshGrace, Idle: f.RefreshIdle, Lifetime: f.SessionLifetime,
 		}, nil),
-		Audiences: audiences, SigningAlg: alg, Backdate: f.TokenBackdate,
+		Audiences: audiences, SigningAlg: alg, Backdate: f.TokenBackdate, Origins: f.CORSOrigin,
 	})
 	if errors.Is(err, authserver.ErrOptions) {
 		return wrongSetting("authserver", "%s", err)

@@ -8,15 +8,14 @@ import (
 	"strings"
 	"time"
 
-	"github.com/urbandata/urbandata/pkg/cli/database"
 	"github.com/urbandata/urbandata/resourceserver"
 )
 
 type importCmd struct {
-	File     string `arg:"" placeholder:"FILE" help:"CSV file, or - for standard input."`
-	Database string `placeholder:"URL" env:"URBANDATA_API_DATABASE" help:"sqlite:PATH or mongodb://…; with a password only from ${env} or ${env}_FILE. (sqlite:DATA-DIR/inmuebles.db)"`
-	DataDir  string `default:"${datadir}" placeholder:"PATH" env:"URBANDATA_DATA_DIR" help:"Folder of the SQLite file when no database is named. (${env}, ${default})"`
-	Owner    string `placeholder:"USER-ID" help:"The user (id, not address) who will own the inmuebles. Without one only an admin can change them."`
+	File  string `arg:"" placeholder:"FILE" help:"CSV file, or - for standard input."`
+	Owner string `placeholder:"USER-ID" help:"The user (id, not address) who will own the inmuebles. Without one only an admin can change them."`
+
+	inmueblesDatabase `embed:""`
 }
 
 // Help is shown by --help.
@@ -29,7 +28,7 @@ All rows are stored or none: a bad row, or an _id that is taken, is reported by 
 
 // Run imports the file and prints the report.
 func (c *importCmd) Run(p *program) (err error) {
-	url, err := p.databaseURL(apiSetting, c.Database, apiFile(c.DataDir), database.SQLite, database.MongoDB)
+	url, err := c.url(p)
 	if err != nil {
 		return err
 	}

@@ -25,9 +25,22 @@ type resourceserverCmd struct {
 	JWKSURL       string     `name:"jwks-url" placeholder:"URL" env:"URBANDATA_API_JWKS_URL" help:"Where the issuer's keys are fetched; the issuer's /.well-known/jwks.json if not set. (${env})"`
 	AllowHTTP     bool       `name:"allow-http-jwks" env:"URBANDATA_API_ALLOW_HTTP_JWKS" help:"Fetch the keys without TLS from another machine. Who can write to the network between can then make any token. (${env})"`
 	Audience      string     `default:"inmuebles" placeholder:"NAME" env:"URBANDATA_API_AUDIENCE" help:"The aud that tokens must have. (${env}, ${default})"`
-	Database      string     `placeholder:"URL" env:"URBANDATA_API_DATABASE" help:"sqlite:PATH or mongodb://…; with a password only from ${env} or ${env}_FILE. (sqlite:${datadir}/inmuebles.db)"`
+	CORSOrigin    []string   `name:"cors-origin" placeholder:"ORIGIN" env:"URBANDATA_CORS_ORIGINS" help:"Let pages of this origin call the API from a browser, such as https://map.example. Repeatable; several with , between. (${env})"`
 	MetricsListen string     `default:"127.0.0.1:9001" placeholder:"ADDRESS" env:"URBANDATA_METRICS_LISTEN" help:"Where to serve /metrics and /debug/pprof; off for nowhere. (${env}, ${default})"`
 	Drain         drainFlags `embed:"" prefix:"drain-"`
+
+	inmueblesDatabase `embed:""`
+}
+
+// inmueblesDatabase is the setting of commands that work on the database of
+// inmuebles.
+type inmueblesDatabase struct {
+	Database string `placeholder:"URL" env:"URBANDATA_API_DATABASE" help:"sqlite:PATH or mongodb://…; with a password only from ${env} or ${env}_FILE. (sqlite:DATA-DIR/inmuebles.db)"`
+	DataDir  string `default:"${datadir}" placeholder:"PATH" env:"URBANDATA_DATA_DIR" help:"Folder of the SQLite file when no database is named. (${env}, ${default})"`
+}
+
+func (d *inmueblesDatabase) url(p *program) (string, error) {
+	return p.databaseURL(apiSetting, d.Database, apiFile(d.DataDir), database.SQLite, database.MongoDB)
 }
 
 // Help is shown by --help.
@@ -42,7 +55,7 @@ Tokens are verified with the issuer's public keys, fetched ahead of need and kep
 // Run serves until SIGTERM.
 func (c *resourceserverCmd) Run(p *program, l *logging) error {
 	log := l.logger(p)
-	url, err := p.databaseURL(apiSetting, c.Database, apiFile(defaultDataDir), database.SQLite, database.MongoDB)
+	url, err := c.url(p)
 	if err != nil {
 		return err
 	}
@@ -62,7 +75,7 @@ func (c *resourceserverCmd) Run(p *program, l *logging) error {
 	}
 	err = g.addInmuebles(p, verify.Options{
 		Issuer: c.Issuer, Audience: c.Audience, JWKSURL: c.JWKSURL, AllowHTTP: c.AllowHTTP, Logger: log,
-	}, url, listener, c.Drain)
+	}, url, listener, c.Drain, c.CORSOrigin)
 	if err != nil {
 		return errors.Join(err, g.close())
 	}
@@ -72,7 +85,7 @@ func (c *resourceserverCmd) Run(p *program, l *logging) error {
 
 // addInmuebles opens the database of inmuebles, brings it up to date, and adds
 // the verifier and the server to the group.
-func (g *group) addInmuebles(p *program, o verify.Options, url string, l net.Listener, drain drainFlags) error {
+func (g *group) addInmuebles(p *program, o verify.Options, url string, l net.Listener, drain drainFlags, origins []string) error {
 	verifier, err := verify.New(o)
 	if err != nil {
 		return wrongSetting("--jwks-url (URBANDATA_API_JWKS_URL) or --audience (URBANDATA_API_AUDIENCE)", "%s", err)
@@ -83,7 +96,7 @@ func (g *group) addInmuebles(p *program, o verify.Options, url string, l net.Lis
 	}
 	g.closers = append(g.closers, closer)
 	server, err := resourceserver.New(resourceserver.Options{
-		Store: store, Verifier: verifier, Log: g.log, Metrics: g.metrics, Version: version(),
+		Store: store, Verifier: verifier, Log: g.log, Metrics: g.metrics, Version: version(), Origins: origins,
 	})
 	if err != nil {
 		return err

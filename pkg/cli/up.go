@@ -62,7 +62,7 @@ func (c *upCmd) Run(p *program, l *logging) error {
 	if err == nil {
 		err = g.addInmuebles(p, verify.Options{
 			Issuer: c.Issuer, Audience: authserver.InmueblesAudience, JWKSURL: authURL + jwksPath, Logger: log,
-		}, apiFile(c.DataDir), api, c.Drain)
+		}, apiFile(c.DataDir), api, c.Drain, c.CORSOrigin)
 	}
 	if err != nil {
 		return errors.Join(err, g.close())

@@ -33,8 +33,12 @@ type authnDatabase struct {
 	DataDir  string `default:"${datadir}" placeholder:"PATH" env:"URBANDATA_DATA_DIR" help:"Folder of the SQLite file when no database is named. (${env}, ${default})"`
 }
 
+func (d *authnDatabase) url(p *program) (string, error) {
+	return p.databaseURL(authSetting, d.Database, authFile(d.DataDir), database.SQLite, database.Postgres)
+}
+
 func (d *authnDatabase) open(p *program) (*database.SQL, error) {
-	url, err := p.databaseURL(authSetting, d.Database, authFile(d.DataDir), database.SQLite, database.Postgres)
+	url, err := d.url(p)
 	if err != nil {
 		return nil, err
 	}

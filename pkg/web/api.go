@@ -103,6 +103,7 @@ func NewAPI(info Info) *API {
 		// huma looks formats up under both names.
 		Formats:                      map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat},
 		DefaultFormat:                "application/json",
+		Transformers:                 []huma.Transformer{problemHeaders},
 		RejectUnknownQueryParameters: true,
 	})
 	a := &API{Huma: api, Router: router}

@@ -266,6 +266,41 @@ func TestFailuresAreHidden(t *testing.T) {
 	}
 }
 
+// Pages of a named origin may call, others may not; nothing is said where no
+// origin is named.
+func TestCrossOrigin(t *testing.T) {
+	a := NewAPI(Info{Title: "t", Version: "1"})
+	NewHealth().Register(a)
+	metrics := NewMetrics(prometheus.NewRegistry(), "t")
+	log := slog.New(slog.DiscardHandler)
+	for _, tc := range []struct {
+		origins []string
+		origin  string
+		allowed string
+	}{
+		{nil, "https://map.example", ""},
+		{[]string{"https://map.example"}, "https://map.example", "https://map.example"},
+		{[]string{"https://map.example"}, "https://evil.example", ""},
+		{[]string{"https://map.example"}, "null", ""},
+	} {
+		h := a.Handler(log, metrics, tc.origins...)
+		for _, method := range []string{http.MethodGet, http.MethodOptions} {
+			r := httptest.NewRequest(method, "/livez", nil)
+			r.Header.Set("Origin", tc.origin)
+			r.Header.Set("Access-Control-Request-Method", "GET")
+			r.Header.Set("Access-Control-Request-Headers", "authorization")
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			if got := w.Header().Get("Access-Control-Allow-Origin"); got != tc.allowed {
+				t.Errorf("%s from %s with %v: allowed %q, want %q", method, tc.origin, tc.origins, got, tc.allowed)
+			}
+			if w.Header().Get("Access-Control-Allow-Credentials") != "" {
+				t.Error("credentials are allowed")
+			}
+		}
+	}
+}
+
 func TestTraceID(t *testing.T) {
 	const id = "4bf92f3577b34da6a3ce929d0e0e4736"
 	for _, tc := range []struct {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/cors"
 )
 
 // Metrics are the counters of one service's requests.
@@ -94,8 +95,13 @@ func (r *record) Write(b []byte) (int, error) {
 // Unwrap lets http.ResponseController through.
 func (r *record) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// Handler is the chain around an API: see the package comment.
-func (a *API) Handler(log *slog.Logger, metrics *Metrics) http.Handler {
+// Handler is the chain around an API: see the package comment. Pages of these
+// origins may call it (CORS); none but its own if there are none.
+func (a *API) Handler(log *slog.Logger, metrics *Metrics, origins ...string) http.Handler {
+	routes := http.Handler(a.Router)
+	if len(origins) > 0 {
+		routes = crossOrigin(origins).Handler(routes)
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		rec := &record{traceID: traceID(r.Header.Get("Traceparent")), ResponseWriter: w}
@@ -135,7 +141,20 @@ func (a *API) Handler(log *slog.Logger, metrics *Metrics) http.Handler {
 				log.LogAttrs(ctx, level, "request", attrs...)
 			}
 		}()
-		a.Router.ServeHTTP(rec, normalise(r.WithContext(ctx)))
+		routes.ServeHTTP(rec, normalise(r.WithContext(ctx)))
+	})
+}
+
+// crossOrigin lets pages of other origins call the API from a browser. Tokens
+// travel in a header that a page sets itself, so no credentials are allowed:
+// a browser never adds anything of its own.
+func crossOrigin(origins []string) *cors.Cors {
+	return cors.New(cors.Options{
+		AllowedOrigins: origins,
+		AllowedMethods: []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete},
+		AllowedHeaders: []string{"Authorization", "Access-Token", "Content-Type", "Accept", "If-Match", "If-None-Match", "Traceparent"},
+		ExposedHeaders: []string{"Etag", "Link", "Location", "Retry-After", "Www-Authenticate", "X-Request-Id"},
+		MaxAge:         600,
 	})
 }
 

@@ -130,13 +130,22 @@ func (p *Problem) Error() string { return p.Detail }
 // GetStatus makes a problem a huma.StatusError.
 func (p *Problem) GetStatus() int { return p.Status }
 
-// GetHeaders makes a problem a huma.HeadersError. An error is not to be kept
-// by a cache, unless its maker says otherwise.
-func (p *Problem) GetHeaders() http.Header {
-	if p.header.Get("Cache-Control") == "" {
-		return p.With("Cache-Control", "no-store").header
+// setHeaders sets the problem's header fields in place of whatever was set
+// before it was found. No cache is to keep an error.
+func (p *Problem) setHeaders(set func(name, value string)) {
+	set("Cache-Control", "no-store")
+	for name, values := range p.header {
+		set(name, strings.Join(values, ", "))
 	}
-	return p.header
+}
+
+// problemHeaders is a huma.Transformer: every problem passes here on its way
+// out, whoever found it.
+func problemHeaders(ctx huma.Context, _ string, v any) (any, error) {
+	if p, ok := v.(*Problem); ok {
+		p.setHeaders(ctx.SetHeader)
+	}
+	return v, nil
 }
 
 // ContentType makes every problem go out as problem+json.
@@ -145,9 +154,7 @@ func (p *Problem) ContentType(string) string { return problemType }
 // Write sends the problem from a plain http.Handler.
 func (p *Problem) Write(w http.ResponseWriter) {
 	h := w.Header()
-	for name, values := range p.GetHeaders() {
-		h[name] = values
-	}
+	p.setHeaders(h.Set)
 	h.Set("Content-Type", problemType)
 	body, err := marshal(p)
 	if err != nil { // plain strings and numbers: it can't
@@ -201,9 +208,6 @@ func init() {
 		p := fromHuma(ctx.Context(), status, message, errs)
 		if op := ctx.Operation(); op != nil && op.Metadata[oauthKey] != nil {
 			p = p.ForOAuth()
-		}
-		for name, values := range p.GetHeaders() {
-			ctx.SetHeader(name, strings.Join(values, ", "))
 		}
 		return p
 	}
@@ -276,6 +280,10 @@ func fieldError(d *huma.ErrorDetail) FieldError {
 	pointer, message := "", d.Message
 	if rest != "" {
 		pointer = "/" + strings.NewReplacer("~", "~0", "/", "~1", ".", "/", "[", "/", "]", "").Replace(strings.TrimPrefix(rest, "["))
+	}
+	// What comes after the colon is a parser's text, about the value.
+	if strings.HasPrefix(message, "expected string to be ") {
+		message, _, _ = strings.Cut(message, ":")
 	}
 	// huma reports a missing member at its parent and names it in the text.
 	if name, ok := strings.CutPrefix(message, "expected required property "); ok {

@@ -32,6 +32,19 @@ import (
 	"github.com/urbandata/urbandata/pkg/cli/database"
 )
 
+// ChromiumEnv names the browser's program, for tests of pages.
+const ChromiumEnv = "URBANDATA_TEST_CHROMIUM"
+
+// Chromium returns the browser's program.
+func Chromium(t testing.TB) string {
+	t.Helper()
+	program := os.Getenv(ChromiumEnv)
+	if program == "" {
+		t.Fatalf("this test needs Chromium: run `make test`, or name the program in %s", ChromiumEnv)
+	}
+	return program
+}
+
 // The variables that name the servers. Each holds a URL whose user may make
 // and drop databases; the MongoDB server is a member of a replica set, since
 // transactions need one.

@@ -10,6 +10,7 @@
 //
 //	URBANDATA_TEST_POSTGRES  postgres://…  an administrator's URL
 //	URBANDATA_TEST_MONGODB   mongodb://…   a replica set of one, so that transactions work
+//	URBANDATA_TEST_CHROMIUM  a program     the browser for tests of pages; it is no server
 //
 // Each engine comes from the first of these places that has it:
 //
@@ -96,13 +97,13 @@ func parse(args []string, stderr io.Writer) (commandLine, error) {
 		fs.PrintDefaults()
 	}
 	fs.BoolVar(&o.durable, "durable", false, "flush to disk as in production (for benchmarks); off, a private server is faster and forgets on a crash")
-	fs.StringVar(&o.only, "only", "", "start one engine: postgres or mongodb")
+	fs.StringVar(&o.only, "only", "", "get one engine: postgres, mongodb or chromium")
 	from := fs.String("from", strings.Join(places, ","), "places to look in, in order")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
-	if o.only != "" && o.only != "postgres" && o.only != "mongodb" {
-		return o, fmt.Errorf("-only %s: it must be postgres or mongodb", o.only)
+	if o.only != "" && o.only != "postgres" && o.only != "mongodb" && o.only != "chromium" {
+		return o, fmt.Errorf("-only %s: it must be postgres, mongodb or chromium", o.only)
 	}
 	o.from = strings.Split(*from, ",")
 	for _, place := range o.from {
@@ -155,6 +156,15 @@ func run(o commandLine, stderr io.Writer) int {
 
 	env := os.Environ()
 	var used []string
+	if o.only == "" || o.only == "chromium" {
+		program, where, err := findChromium(ctx, o.from)
+		if err != nil {
+			say("%v", err)
+			return exitNoEngines
+		}
+		env = append(env, chromiumEnv+"="+program)
+		used = append(used, "Chromium ("+where+")")
+	}
 	for _, ready := range waiting {
 		select {
 		case s := <-ready:
