@@ -166,3 +166,26 @@ func BenchmarkVerify(b *testing.B) {
 	b.ReportMetric(float64(ours.NsPerOp())/float64(bare.NsPerOp()), "x/argon2id")
 	b.ReportMetric(float64(ours.NsPerOp()), "ns/op")
 }
+
+// An address that is taken has one line, and is found again however its case
+// is written.
+func FuzzParseEmail(f *testing.F) {
+	for _, s := range []string{"ana@ejemplo.example", "ANA@Ejemplo.Example", "ñ@ñ.example", "a@b\r\nc: d", "\"a b\"@c.example", "a@[127.0.0.1]", "ﬁ@x.example"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		email, key, err := parseEmail(s)
+		if err != nil {
+			return
+		}
+		if strings.ContainsAny(email, "\r\n\x00 <>") || len(email) > maxEmail {
+			t.Errorf("%q is taken as the address %q", s, email)
+		}
+		if foldEmail(email) != key || foldEmail(key) != key {
+			t.Errorf("%q folds to %q, which folds to %q", s, key, foldEmail(key))
+		}
+		if _, upper, err := parseEmail(strings.ToUpper(email)); err == nil && upper != key && strings.ToLower(strings.ToUpper(email)) == strings.ToLower(email) {
+			t.Errorf("%q and its upper case are two users: %q, %q", s, key, upper)
+		}
+	})
+}

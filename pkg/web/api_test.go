@@ -370,3 +370,26 @@ func FuzzUnmarshal(f *testing.F) {
 		}
 	})
 }
+
+func FuzzTraceID(f *testing.F) {
+	f.Add("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+	f.Fuzz(func(t *testing.T, parent string) {
+		if id := traceID(parent); len(id) != 32 || !isHex(id) {
+			t.Errorf("%q gives the request id %q", parent, id)
+		}
+	})
+}
+
+func FuzzMatchesETag(f *testing.F) {
+	f.Add(`W/"a", "b"`, `"b"`)
+	f.Fuzz(func(t *testing.T, header, tag string) {
+		for _, r := range tag { // RFC 9110 §8.8.3: etagc, the comma aside
+			if r < '!' || r > '~' || r == ',' {
+				return
+			}
+		}
+		if tag != "" && !strings.HasPrefix(tag, "W/") && !MatchesETag([]string{header, "W/" + tag}, tag) {
+			t.Errorf("%q isn't found behind %q", tag, header)
+		}
+	})
+}
