@@ -21,7 +21,7 @@ const (
 	envAuthDatabase = "URBANDATA_AUTH_DATABASE"
 	envAPIDatabase  = "URBANDATA_API_DATABASE"
 	envSealingKey   = "URBANDATA_SEALING_KEY"
-	envPassword     = "URBANDATA_PASSWORD"
+	envPassword     = "URBANDATA_PASSWORD" //nolint:gosec // the variable's name
 )
 
 // settingError is a wrong setting: one sentence that names it and the fix.

@@ -277,7 +277,7 @@ func TestWithoutEnginesItSaysWhatToDo(t *testing.T) {
 			exitNoEngines,
 		},
 		{"no command", nil, []string{"-only=mongodb"}, []string{"usage: with"}, 2},
-		{"no such engine", nil, []string{"-only=oracle", "--", "true"}, []string{"postgres or mongodb"}, 2},
+		{"no such engine", nil, []string{"-only=oracle", "--", "true"}, []string{"postgres, mongodb or chromium"}, 2},
 		{"no such place", nil, []string{"-from=attic", "--", "true"}, []string{"given, binaries, docker, packages"}, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
