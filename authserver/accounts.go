@@ -185,7 +185,7 @@ type grant struct {
 // login starts a session, or returns [ErrCredentials]. An unknown address, a
 // wrong password and a disabled user are one error at one cost: the hash is
 // computed for each.
-func (a *Accounts) login(ctx context.Context, email, password, clientID, audience string) (*grant, error) {
+func (a *Accounts) login(ctx context.Context, email, password, clientID, audience string, from peer) (*grant, error) {
 	user, err := a.store.findUser(ctx, foldEmail(email))
 	if err != nil && !errors.Is(err, ErrNoUser) {
 		return nil, err
@@ -210,6 +210,7 @@ func (a *Accounts) login(ctx context.Context, email, password, clientID, audienc
 		ID: id, UserID: user.ID, ClientID: clientID, Audience: audience,
 		MarkKey: markKey, CurrentHash: refresh.hash(),
 		CreatedAt: now, IdleExpiresAt: now.Add(a.limits.Idle), ExpiresAt: now.Add(a.limits.Lifetime),
+		Peer: from,
 	}, user.PasswordHash)
 	if errors.Is(err, ErrNoUser) {
 		return nil, ErrCredentials // disabled, or given another password, meanwhile
@@ -226,7 +227,7 @@ const refreshTries = 3
 
 // refresh rotates a refresh token, or returns an error that wraps
 // [ErrInvalidGrant]. In the usual case it is one statement.
-func (a *Accounts) refresh(ctx context.Context, text string) (*grant, error) {
+func (a *Accounts) refresh(ctx context.Context, text string, from peer) (*grant, error) {
 	shown, err := parseRefreshToken(text)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidGrant, err)
@@ -236,7 +237,7 @@ func (a *Accounts) refresh(ctx context.Context, text string) (*grant, error) {
 	next := shown.next(nonce)
 	var row *session
 	for try := 1; ; try++ {
-		row, err = a.store.rotateSession(ctx, now, shown, next, nonce, a.limits.Grace, a.limits.Idle)
+		row, err = a.store.rotateSession(ctx, now, shown, next, nonce, a.limits.Grace, a.limits.Idle, from)
 		if err == nil {
 			break
 		}

@@ -32,6 +32,10 @@ func (s *Server) register() error {
 	route(s, http.MethodPost, "/authn/token/refresh", grants, 200, s.refreshToken, "A refresh token for the next pair")
 	route(s, http.MethodPost, "/authn/sign_out", public, 204, s.signOut, "End a session, by its access token or its refresh token")
 	route(s, http.MethodGet, "/authn/me", user, 200, s.me, "The user whose token this is")
+	route(s, http.MethodGet, "/authn/sessions", user, 200, s.listSessions, "One's live sessions, the newest first")
+	route(s, http.MethodDelete, "/authn/sessions", user, 204, s.endAllSessions, "End all of one's sessions, this one too")
+	route(s, http.MethodDelete, "/authn/sessions/others", user, 204, s.endOtherSessions, "End one's other sessions")
+	route(s, http.MethodDelete, "/authn/sessions/{id}", user, 204, s.endSession, "End one of one's sessions")
 	if err := s.registerWellKnown(); err != nil { // GET /.well-known/…
 		return err
 	}
@@ -40,15 +44,16 @@ func (s *Server) register() error {
 
 func route[I, O any](s *Server, method, path string, who access, status int, h func(context.Context, *I) (*O, error), summary string) {
 	op := huma.Operation{
-		OperationID: strings.ReplaceAll(strings.TrimPrefix(path, "/authn/"), "/", "-"),
+		OperationID: operationID(method, path),
 		Method:      method, Path: path, Summary: summary, DefaultStatus: status, Tags: []string{"authn"},
 		MaxBodyBytes: 64 << 10,
+		Middlewares:  huma.Middlewares{s.withPeer},
 		Errors:       []int{400, 401, 413, 415, 422, 503},
 	}
 	switch who {
 	case user:
 		op.Security = web.Scopes()
-		op.Middlewares = huma.Middlewares{s.authenticate}
+		op.Middlewares = append(op.Middlewares, s.authenticate)
 	case grants:
 		op.Metadata = web.OAuth
 	case public:
@@ -65,6 +70,16 @@ func route[I, O any](s *Server, method, path string, who access, status int, h f
 		}
 		return nil, p
 	})
+}
+
+// operationID names an operation: its path, and the method where that isn't
+// the one that the path first had.
+func operationID(method, path string) string {
+	id := strings.NewReplacer("/", "-", "{", "", "}", "").Replace(strings.TrimPrefix(path, "/authn/"))
+	if method == http.MethodPost || method == http.MethodGet {
+		return id
+	}
+	return id + "-" + strings.ToLower(method)
 }
 
 // problem is the one place where this package's errors become answers.
@@ -84,6 +99,8 @@ func problem(ctx context.Context, err error) *web.Problem {
 	case errors.Is(err, errToken), errors.Is(err, ErrNoUser):
 		web.NoteCause(ctx, err)
 		return unauthorized()
+	case errors.Is(err, ErrNoSession):
+		return web.NewProblem(http.StatusNotFound, "not_found", "You have no such session, or it has ended.")
 	case errors.Is(err, ErrBusy), errors.Is(err, keys.ErrStale), errors.Is(err, keys.ErrNotReady):
 		web.NoteCause(ctx, err)
 		return web.Unavailable(2 * time.Second)
@@ -215,7 +232,7 @@ func (s *Server) token(ctx context.Context, in *tokenInput) (*tokensOutput, erro
 	if audience == "" {
 		audience = InmueblesAudience
 	}
-	g, err := s.accounts.login(ctx, email, b.Password, clientID, audience)
+	g, err := s.accounts.login(ctx, email, b.Password, clientID, audience, peerOf(ctx))
 	return s.answer("password", g, err)
 }
 
@@ -234,7 +251,7 @@ func (s *Server) refreshToken(ctx context.Context, in *refreshInput) (*tokensOut
 	if text == "" {
 		return nil, web.Invalid(web.AtMember("/refresh", "is required"))
 	}
-	g, err := s.accounts.refresh(ctx, text)
+	g, err := s.accounts.refresh(ctx, text, peerOf(ctx))
 	return s.answer("refresh", g, err)
 }
 
@@ -292,14 +309,9 @@ func (s *Server) signOut(ctx context.Context, in *signOutInput) (*struct{}, erro
 }
 
 func (s *Server) me(ctx context.Context, _ *struct{}) (*userOutput, error) {
-	claims, _ := ctx.Value(claimsKey{}).(*token.Claims)
-	session, err := uuid.Parse(claims.Session)
-	if err != nil {
-		return nil, errToken
-	}
-	row, err := s.accounts.store.userOfSession(ctx, session, s.issuer.now())
+	c, err := s.caller(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &userOutput{Location: "/authn/me", CacheControl: "no-store", Body: row.user()}, nil
+	return &userOutput{Location: "/authn/me", CacheControl: "no-store", Body: c.user.user()}, nil
 }

@@ -53,7 +53,7 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 		{&s.readSession, write, readSessionSQL},
 		{&s.endSession, write, "UPDATE sessions SET ended_at = ?, ended_reason = ? WHERE id = ? AND ended_at IS NULL"},
 		{&s.liveUser, read, selectUser + ` WHERE disabled_at IS NULL AND id =
-			(SELECT user_id FROM sessions WHERE id = ? AND ended_at IS NULL AND expires_at > ?)`},
+			(SELECT user_id FROM sessions WHERE id = ? AND` + isLive + `)`},
 	} {
 		stmt, err := p.db.PreparexContext(ctx, p.db.Rebind(p.text)) //nolint:sqlclosecheck // Close does
 		if err != nil {
@@ -125,7 +125,7 @@ func (s *Store) findUser(ctx context.Context, emailKey string) (*userRow, error)
 // userOfSession returns the user whose live session this is, or [ErrNoUser]
 // when the session has ended or expired or the user is disabled.
 func (s *Store) userOfSession(ctx context.Context, session uuid.UUID, now time.Time) (*userRow, error) {
-	return one(ctx, s.liveUser, session.String(), now.UnixMilli())
+	return one(ctx, s.liveUser, session.String(), now.UnixMilli(), now.UnixMilli())
 }
 
 func one(ctx context.Context, stmt *sqlx.Stmt, args ...any) (*userRow, error) {
@@ -175,14 +175,19 @@ func (s *Store) changeUser(ctx context.Context, emailKey, passwordHash string, d
 	if err != nil {
 		return fmt.Errorf("change a user: %w", err)
 	}
-	if _, err = tx.ExecContext(ctx, tx.Rebind(`UPDATE sessions SET ended_at = ?, ended_reason = ?
-		WHERE user_id = ? AND ended_at IS NULL`), ms, reason, id); err != nil {
-		return fmt.Errorf("end a user's sessions: %w", err)
+	if err = endAll(ctx, tx, id, uuid.Nil, reason, now); err != nil {
+		return err
 	}
 	if err = tx.Commit(); err != nil {
 		return fmt.Errorf("change a user: %w", err)
 	}
 	return nil
+}
+
+// execer is a pool or a transaction.
+type execer interface {
+	sqlx.ExtContext
+	Rebind(query string) string
 }
 
 // newSession is what is stored of a session at login.
@@ -196,21 +201,23 @@ type newSession struct {
 	CreatedAt     time.Time
 	IdleExpiresAt time.Time
 	ExpiresAt     time.Time
+	Peer          peer
 }
 
 // A session starts only for a user who, at that very moment, isn't disabled
 // and still has the password that was checked: else the subquery is NULL,
 // which the column refuses.
 const insertSessionSQL = `INSERT INTO sessions (id, user_id, client_id, audience, mark_key, current_hash, history,
-	created_at, rotated_at, idle_expires_at, expires_at)
-	VALUES (?, (SELECT id FROM users WHERE id = ? AND password_hash = ? AND disabled_at IS NULL), ?, ?, ?, ?, '', ?, ?, ?, ?)`
+	created_at, rotated_at, idle_expires_at, expires_at, user_agent, network)
+	VALUES (?, (SELECT id FROM users WHERE id = ? AND password_hash = ? AND disabled_at IS NULL), ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?)`
 
 // startSession stores a session for the user whose password was checked
 // against passwordHash, or returns [ErrNoUser] when that no longer holds.
 func (s *Store) startSession(ctx context.Context, n *newSession, passwordHash string) error {
 	created := n.CreatedAt.UnixMilli()
 	_, err := s.insertSession.ExecContext(ctx, n.ID.String(), n.UserID, passwordHash, n.ClientID, n.Audience,
-		n.MarkKey, n.CurrentHash, created, created, n.IdleExpiresAt.UnixMilli(), n.ExpiresAt.UnixMilli())
+		n.MarkKey, n.CurrentHash, created, created, n.IdleExpiresAt.UnixMilli(), n.ExpiresAt.UnixMilli(),
+		n.Peer.UserAgent, n.Peer.network())
 	if isNull(err) {
 		return ErrNoUser
 	}
@@ -224,7 +231,9 @@ const rotateSQL = `UPDATE sessions SET
 		current_hash = ?,
 		history = CASE WHEN rotated_at < ? THEN CAST(? AS TEXT) ELSE substr(CAST(? AS TEXT) || history, 1, ?) END,
 		rotated_at = ?,
-		idle_expires_at = ?
+		idle_expires_at = ?,
+		user_agent = ?,
+		network = ?
 	WHERE id = ? AND current_hash = ? AND ended_at IS NULL AND expires_at > ? AND idle_expires_at > ?
 		AND EXISTS (SELECT 1 FROM users WHERE users.id = sessions.user_id AND users.disabled_at IS NULL)
 	RETURNING user_id, client_id, audience, mark_key, expires_at,
@@ -236,14 +245,14 @@ const rotateSQL = `UPDATE sessions SET
 // arguments when it isn't known whether it took place: judge then finds
 // current superseded and arrives at the same next.
 func (s *Store) rotateSession(ctx context.Context, now time.Time, current, next refreshToken,
-	nonce [secretSize]byte, grace, idle time.Duration,
+	nonce [secretSize]byte, grace, idle time.Duration, from peer,
 ) (*session, error) {
 	ms := now.UnixMilli()
 	entry := superseded(current.hash(), nonce, now)
 	var row session
 	err := s.rotate.GetContext(ctx, &row, next.hash(),
 		now.Add(-grace).UnixMilli(), entry, entry, historyMax*historyEntry,
-		ms, now.Add(idle).UnixMilli(),
+		ms, now.Add(idle).UnixMilli(), from.UserAgent, from.network(),
 		current.session.String(), current.hash(), ms, ms)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil //nolint:nilnil // the usual third outcome, said in the comment
