@@ -32,6 +32,11 @@ func (s *Server) register() error {
 	route(s, http.MethodPost, "/authn/token/refresh", grants, 200, s.refreshToken, "A refresh token for the next pair")
 	route(s, http.MethodPost, "/authn/sign_out", public, 204, s.signOut, "End a session, by its access token or its refresh token")
 	route(s, http.MethodGet, "/authn/me", user, 200, s.me, "The user whose token this is")
+	route(s, http.MethodPatch, "/authn/me", user, 200, s.changeProfile, "Change one's profile (RFC 7396): what is absent stays, null empties")
+	route(s, http.MethodDelete, "/authn/me", user, 202, s.deleteMe, "Delete one's account: it is erased after a grace period")
+	route(s, http.MethodGet, "/authn/me/data", user, 200, s.data, "All that is kept about one")
+	route(s, http.MethodPost, "/authn/me/password", user, 204, s.changePassword, "Change one's password; one's other sessions end")
+	route(s, http.MethodPost, "/authn/restore", public, 204, s.restore, "Bring back an account that its owner deleted")
 	route(s, http.MethodGet, "/authn/sessions", user, 200, s.listSessions, "One's live sessions, the newest first")
 	route(s, http.MethodDelete, "/authn/sessions", user, 204, s.endAllSessions, "End all of one's sessions, this one too")
 	route(s, http.MethodDelete, "/authn/sessions/others", user, 204, s.endOtherSessions, "End one's other sessions")
@@ -52,12 +57,18 @@ func route[I, O any](s *Server, method, path string, who access, status int, h f
 	}
 	switch who {
 	case user:
+		op.Errors = append(op.Errors, 403, 404)
 		op.Security = web.Scopes()
 		op.Middlewares = append(op.Middlewares, s.authenticate)
 	case grants:
 		op.Metadata = web.OAuth
 	case public:
 		op.Errors = append(op.Errors, 409)
+	}
+	const mergePatch = "application/merge-patch+json"
+	if method == http.MethodPatch { // clients that know only application/json mean the same
+		op.RequestBody = &huma.RequestBody{Content: map[string]*huma.MediaType{mergePatch: {}}}
+		defer func() { op.RequestBody.Content["application/json"] = op.RequestBody.Content[mergePatch] }()
 	}
 	huma.Register(s.api.Huma, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := h(ctx, in)
@@ -91,6 +102,10 @@ func problem(ctx context.Context, err error) *web.Problem {
 	case errors.Is(err, ErrEmailTaken):
 		return web.NewProblem(http.StatusConflict, "email_taken", "A user with this e-mail address exists.",
 			web.AtMember("/email", "is taken"))
+	case errors.Is(err, ErrDeleted):
+		return invalidGrant("account_deleted", "The account is deleted and will be erased. Its owner can restore it until then.")
+	case errors.Is(err, ErrPassword):
+		return web.NewProblem(http.StatusForbidden, "wrong_password", "The password given is not the account's.")
 	case errors.Is(err, ErrCredentials):
 		return invalidGrant("wrong_credentials", "No active account has this e-mail address and password.")
 	case errors.Is(err, ErrInvalidGrant):
@@ -164,12 +179,14 @@ func (s *Server) bearer(header string) (*token.Claims, error) {
 }
 
 type registerInput struct {
-	Body struct {
+	AcceptLanguage string `header:"Accept-Language" doc:"The user's language, where the body has none"`
+	Body           struct {
 		Email     string `json:"email" format:"email" maxLength:"254" doc:"Unique without regard to case" example:"ana@example.es"`
 		Password  string `json:"password" maxLength:"1024" doc:"8 to 128 characters, not a common password, not like the other values" example:"a long phrase of your own"`
 		FirstName string `json:"first_name,omitempty" maxLength:"150" example:"Ana"`
 		LastName  string `json:"last_name,omitempty" maxLength:"150" example:"García"`
 		Company   string `json:"company,omitempty" maxLength:"150" example:"Ejemplo S. L."`
+		Language  string `json:"language,omitempty" enum:"es,en" doc:"Of mail to the user; from Accept-Language if absent"`
 	}
 }
 
@@ -181,8 +198,11 @@ type userOutput struct {
 
 func (s *Server) registerUser(ctx context.Context, in *registerInput) (*userOutput, error) {
 	b := in.Body
+	if b.Language == "" {
+		b.Language = chooseLanguage(in.AcceptLanguage)
+	}
 	u, err := s.accounts.Create(ctx, NewUser{
-		Email: b.Email, Password: b.Password, FirstName: b.FirstName, LastName: b.LastName, Company: b.Company,
+		Email: b.Email, Password: b.Password, FirstName: b.FirstName, LastName: b.LastName, Company: b.Company, Language: b.Language,
 	})
 	if err != nil {
 		return nil, err
@@ -306,12 +326,4 @@ func (s *Server) signOut(ctx context.Context, in *signOutInput) (*struct{}, erro
 		return nil, errToken
 	}
 	return nil, s.accounts.store.end(ctx, session, "signed out", s.issuer.now())
-}
-
-func (s *Server) me(ctx context.Context, _ *struct{}) (*userOutput, error) {
-	c, err := s.caller(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &userOutput{Location: "/authn/me", CacheControl: "no-store", Body: c.user.user()}, nil
 }

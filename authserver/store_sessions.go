@@ -43,6 +43,17 @@ func (s *Store) listSessions(ctx context.Context, userID, before string, limit i
 	return rows, nil
 }
 
+// allSessions returns up to limit of a user's sessions, living or not, the
+// newest first.
+func (s *Store) allSessions(ctx context.Context, userID string, limit int) ([]sessionRow, error) {
+	var rows []sessionRow
+	err := s.write.SelectContext(ctx, &rows, s.write.Rebind(selectSession+" WHERE user_id = ? ORDER BY id DESC LIMIT ?"), userID, limit)
+	if err != nil {
+		return nil, fmt.Errorf("list sessions: %w", err)
+	}
+	return rows, nil
+}
+
 // endOwn ends a live session of a user, or returns [ErrNoSession].
 func (s *Store) endOwn(ctx context.Context, userID string, id uuid.UUID, reason string, now time.Time) error {
 	ms := now.UnixMilli()
