@@ -30,6 +30,7 @@ type authnFlags struct {
 	RefreshGrace    time.Duration     `default:"10s" env:"URBANDATA_AUTH_REFRESH_GRACE" help:"How long a refresh token that was used already is answered with the current one. (${env})"`
 	RefreshIdle     time.Duration     `default:"168h" env:"URBANDATA_AUTH_REFRESH_IDLE" help:"A session ends when it isn't refreshed for this long. (${env})"`
 	SessionLifetime time.Duration     `default:"2160h" env:"URBANDATA_AUTH_SESSION_LIFETIME" help:"A session ends at this age. (${env})"`
+	accountFlags    `embed:""`
 }
 
 type authserverCmd struct {
@@ -90,6 +91,10 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	if err != nil {
 		return err
 	}
+	accounts, err := f.accounts()
+	if err != nil {
+		return err
+	}
 	policy := keys.DefaultPolicy()
 	policy.TokenLife = f.TokenLife
 	if short := policy.MinRetention() - policy.Retention; short > 0 {
@@ -146,9 +151,7 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	g.closers = append(g.closers, store.Close)
 	server, err := authserver.New(authserver.Options{
 		Issuer: issuer, Keys: keeper, Log: g.log, Metrics: g.metrics, Version: version(),
-		Accounts: authserver.NewAccounts(store, authserver.SessionLimits{
-			Grace: f.RefreshGrace, Idle: f.RefreshIdle, Lifetime: f.SessionLifetime,
-		}, nil),
+		Accounts:  authserver.NewAccounts(store, accounts),
 		Audiences: audiences, SigningAlg: alg, Backdate: f.TokenBackdate, Origins: f.CORSOrigin,
 	})
 	if errors.Is(err, authserver.ErrOptions) {
