@@ -41,6 +41,7 @@ func (s *Server) register() error {
 	route(s, http.MethodDelete, "/authn/sessions", user, 204, s.endAllSessions, "End all of one's sessions, this one too")
 	route(s, http.MethodDelete, "/authn/sessions/others", user, 204, s.endOtherSessions, "End one's other sessions")
 	route(s, http.MethodDelete, "/authn/sessions/{id}", user, 204, s.endSession, "End one of one's sessions")
+	s.registerOAuth()                            // POST /oauth2/…
 	if err := s.registerWellKnown(); err != nil { // GET /.well-known/…
 		return err
 	}
@@ -111,12 +112,17 @@ func problem(ctx context.Context, err error) *web.Problem {
 	case errors.Is(err, ErrInvalidGrant):
 		web.NoteCause(ctx, err)
 		return invalidGrant("invalid_refresh_token", "The refresh token is not valid, or not any more. Log in again.")
+	case errors.Is(err, ErrAudienceClosed):
+		p := web.NewProblem(http.StatusBadRequest, "invalid_target", "Tokens for this audience are for registered clients only.",
+			web.AtMember("/audience", "is not open to users"))
+		p.OAuthError = "invalid_target" // RFC 8707 §2
+		return p
 	case errors.Is(err, errToken), errors.Is(err, ErrNoUser):
 		web.NoteCause(ctx, err)
 		return unauthorized()
 	case errors.Is(err, ErrNoSession):
 		return web.NewProblem(http.StatusNotFound, "not_found", "You have no such session, or it has ended.")
-	case errors.Is(err, ErrBusy), errors.Is(err, keys.ErrStale), errors.Is(err, keys.ErrNotReady):
+	case errors.Is(err, ErrBusy), errors.Is(err, keys.ErrStale), errors.Is(err, keys.ErrNotReady), errors.Is(err, keys.ErrNoKey):
 		web.NoteCause(ctx, err)
 		return web.Unavailable(2 * time.Second)
 	}
@@ -252,8 +258,11 @@ func (s *Server) token(ctx context.Context, in *tokenInput) (*tokensOutput, erro
 	if audience == "" {
 		audience = InmueblesAudience
 	}
+	if err := s.issuer.audiences.forUser(ctx, audience); err != nil {
+		return nil, err
+	}
 	g, err := s.accounts.login(ctx, email, b.Password, clientID, audience, peerOf(ctx))
-	return s.answer("password", g, err)
+	return s.answer(ctx, "password", g, err)
 }
 
 type refreshInput struct {
@@ -272,11 +281,11 @@ func (s *Server) refreshToken(ctx context.Context, in *refreshInput) (*tokensOut
 		return nil, web.Invalid(web.AtMember("/refresh", "is required"))
 	}
 	g, err := s.accounts.refresh(ctx, text, peerOf(ctx))
-	return s.answer("refresh", g, err)
+	return s.answer(ctx, "refresh", g, err)
 }
 
 // answer makes the tokens of a grant, or passes its error on, and counts.
-func (s *Server) answer(kind string, g *grant, err error) (*tokensOutput, error) {
+func (s *Server) answer(ctx context.Context, kind string, g *grant, err error) (*tokensOutput, error) {
 	if err != nil {
 		outcome := "failed"
 		switch {
@@ -290,13 +299,16 @@ func (s *Server) answer(kind string, g *grant, err error) (*tokensOutput, error)
 		s.logins.WithLabelValues(kind, outcome).Inc()
 		return nil, err
 	}
-	accessToken, scope, life, err := s.issuer.issue(g)
+	accessToken, scope, life, err := s.issuer.issue(ctx, g)
 	if err != nil {
 		s.logins.WithLabelValues(kind, "failed").Inc()
 		return nil, err
 	}
 	s.logins.WithLabelValues(kind, "granted").Inc()
-	refresh := g.Refresh.String()
+	refresh := ""
+	if g.UserID != "" { // a client in its own name asks again instead (RFC 6749 §4.4.3)
+		refresh = g.Refresh.String()
+	}
 	return &tokensOutput{
 		CacheControl: "no-store", Pragma: "no-cache", // RFC 6749 §5.1
 		Body: tokens{

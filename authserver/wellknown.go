@@ -33,6 +33,16 @@ type metadata struct {
 	ServiceDoc          string   `json:"service_documentation"`
 	ClaimsSupported     []string `json:"claims_supported"`
 	GrantTypesSupported []string `json:"grant_types_supported"`
+
+	TokenEndpoint         string   `json:"token_endpoint"`
+	TokenAuth             []string `json:"token_endpoint_auth_methods_supported"`
+	TokenAuthAlgs         []string `json:"token_endpoint_auth_signing_alg_values_supported"`
+	RevocationEndpoint    string   `json:"revocation_endpoint"`
+	RevocationAuth        []string `json:"revocation_endpoint_auth_methods_supported"`
+	RevocationAuthAlgs    []string `json:"revocation_endpoint_auth_signing_alg_values_supported"`
+	IntrospectionEndpoint string   `json:"introspection_endpoint"`
+	IntrospectionAuth     []string `json:"introspection_endpoint_auth_methods_supported"`
+	IntrospectionAuthAlgs []string `json:"introspection_endpoint_auth_signing_alg_values_supported"`
 }
 
 // registerWellKnown serves the key set and the metadata. For an issuer with a
@@ -44,13 +54,22 @@ func (s *Server) registerWellKnown() error {
 		algs = append(algs, string(a))
 	}
 	slices.Sort(algs)
+	assertions := []string{}
+	for _, a := range assertionAlgs {
+		assertions = append(assertions, string(a))
+	}
+	confidential := []string{"client_secret_basic", "client_secret_post", string(PrivateKeyJWT)}
+	public := append([]string{"none"}, confidential...)
 	body, err := json.Marshal(metadata{
 		Issuer: s.issuer.url, JWKSURI: s.issuer.url + jwksPath,
 		ResponseTypes: []string{}, SubjectTypes: []string{"public"}, IDTokenAlgs: algs,
-		Scopes:              token.ScopesOf(token.Roles()),
+		Scopes:              token.Scopes(),
 		ServiceDoc:          s.issuer.url + "/docs",
 		ClaimsSupported:     []string{"iss", "sub", "aud", "client_id", "exp", "iat", "jti", "sid", "scope", "roles"},
-		GrantTypesSupported: []string{},
+		GrantTypesSupported: []string{GrantClientCredentials, GrantRefreshToken},
+		TokenEndpoint:       s.issuer.url + tokenPath, TokenAuth: public, TokenAuthAlgs: assertions,
+		RevocationEndpoint: s.issuer.url + revokePath, RevocationAuth: public, RevocationAuthAlgs: assertions,
+		IntrospectionEndpoint: s.issuer.url + introspectPath, IntrospectionAuth: confidential, IntrospectionAuthAlgs: assertions,
 	})
 	if err != nil {
 		return fmt.Errorf("authserver: render the metadata: %w", err)

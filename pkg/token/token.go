@@ -114,6 +114,20 @@ const (
 // Has reports whether the set holds name.
 func (s Scope) Has(name string) bool { return slices.Contains(s, name) }
 
+// Scopes lists the scopes that exist, sorted.
+func Scopes() []string { return []string{ScopeInmueblesAdmin, ScopeInmueblesRead, ScopeInmueblesWrite} }
+
+// Intersect returns the names that are in both sets, in the order of s.
+func (s Scope) Intersect(other Scope) Scope {
+	both := Scope{}
+	for _, name := range s {
+		if other.Has(name) {
+			both = append(both, name)
+		}
+	}
+	return both
+}
+
 // ParseScope splits a scope string at its spaces.
 func ParseScope(s string) Scope { return strings.Fields(s) }
 
