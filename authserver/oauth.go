@@ -28,7 +28,7 @@ import (
 //	form ─▶ known parameters, each once ─▶ client authentication ─▶ handler ─▶ JSON, no-store
 
 const (
-	tokenPath      = "/oauth2/token"
+	tokenPath      = "/oauth2/token" //nolint:gosec // an address
 	revokePath     = "/oauth2/revoke"
 	introspectPath = "/oauth2/introspect"
 

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
 
 	"github.com/urbandata/urbandata/migrations"
 	"github.com/urbandata/urbandata/pkg/cli/database"
@@ -542,4 +544,28 @@ func migrated(t testing.TB) *database.SQL {
 		t.Fatal(err)
 	}
 	return db
+}
+
+// TestStockClient: what docs/oauth.md shows of golang.org/x/oauth2, against a
+// real listener.
+func TestStockClient(t *testing.T) {
+	a := newAuthn(t, migrated(t))
+	server := httptest.NewServer(a)
+	t.Cleanup(server.Close)
+	c, secret := a.client(NewClient{})
+	for _, style := range []oauth2.AuthStyle{oauth2.AuthStyleAutoDetect, oauth2.AuthStyleInHeader, oauth2.AuthStyleInParams} {
+		config := clientcredentials.Config{ClientID: c.ID, ClientSecret: secret, TokenURL: server.URL + tokenPath, AuthStyle: style}
+		got, err := config.Token(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if claims, _ := a.claims(got.AccessToken); claims.Subject != c.ID || got.TokenType != "Bearer" {
+			t.Errorf("style %d: %+v", style, claims)
+		}
+		config.ClientSecret = "wrong"
+		var refused *oauth2.RetrieveError
+		if _, err := config.Token(t.Context()); !errors.As(err, &refused) || refused.ErrorCode != "invalid_client" {
+			t.Errorf("style %d: %v, want invalid_client", style, err)
+		}
+	}
 }

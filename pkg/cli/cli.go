@@ -51,6 +51,8 @@ type commands struct {
 	Migrate        migrateCmd        `cmd:"" help:"Bring the databases up to date and exit."`
 	Import         importCmd         `cmd:"" help:"Load inmuebles from a CSV file: all of it or nothing."`
 	Users          usersCmd          `cmd:"" help:"Create, list and disable users; set a password."`
+	Clients        clientsCmd        `cmd:"" help:"Register programs that get tokens in their own name."`
+	Audiences      audiencesCmd      `cmd:"" help:"Register whom tokens are for."`
 	Keys           keysCmd           `cmd:"" help:"Look at the signing keys."`
 	Token          tokenCmd          `cmd:"" help:"Look into an access token."`
 	Version        versionCmd        `cmd:"" help:"Print the version."`
