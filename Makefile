@@ -18,10 +18,10 @@ WITH = go run ./test/engines/with
 LINT = go tool -modfile=tools/go.mod golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench fuzz lint fmt hooks clean
+.PHONY: help run test test-verifiers bench fuzz lint fmt hooks clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## both services, on embedded databases
 	go run .
@@ -31,6 +31,9 @@ ifneq ($(RACE),)
 	@$(if $(shell command -v "$$(go env CC)"),,echo "RACE=1 needs a C compiler: install gcc, or leave RACE out" >&2; exit 1)
 endif
 	$(WITH) -- go test -timeout 20m $(if $(RACE),-race) $(TESTFLAGS) $(PACKAGES)
+
+test-verifiers: ## docs/verify in five languages, and verify-proxy behind nginx, for real
+	go test -tags verifiers -timeout 20m -count=1 -v $(TESTFLAGS) ./test/thirdparty
 
 bench: ## benchmarks, on databases that flush as in production (BENCH=Refresh BENCHCOUNT=10)
 	$(WITH) -durable -- go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) -timeout 60m $(PACKAGES)
@@ -44,9 +47,10 @@ fuzz: ## each fuzz target for a while (FUZZTIME=10s)
 
 lint: ## golangci-lint (who may import whom, gosec, gofumpt, …), go vet, tidy modules
 	$(LINT) run ./...
-	go vet ./...
+	go vet -tags verifiers ./...
 	go mod tidy -diff
 	cd tools && go mod tidy -diff
+	cd docs/verify/go && go mod tidy -diff && go vet ./...
 
 fmt: ## gofumpt over all of it
 	$(LINT) fmt ./...

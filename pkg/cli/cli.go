@@ -48,6 +48,7 @@ type commands struct {
 	Up             upCmd             `cmd:"" default:"withargs" help:"Run both services in one process on embedded databases (what a bare call does)."`
 	Authserver     authserverCmd     `cmd:"" help:"Run authn: users, sessions, tokens and keys."`
 	Resourceserver resourceserverCmd `cmd:"" help:"Run inmuebles: the properties API."`
+	VerifyProxy    verifyProxyCmd    `cmd:"" help:"Verify tokens for a reverse proxy: nginx, Traefik, Caddy."`
 	Migrate        migrateCmd        `cmd:"" help:"Bring the databases up to date and exit."`
 	Import         importCmd         `cmd:"" help:"Load inmuebles from a CSV file: all of it or nothing."`
 	Users          usersCmd          `cmd:"" help:"Create, list and disable users; set a password."`
