@@ -190,12 +190,8 @@ func orUnknown(err error) error {
 
 // run fetches until ctx ends: at once, then ahead of each set's end, after a
 // failure with growing pauses, and when join asks for it.
-func (c *cache) run(ctx context.Context) error {
+func (c *cache) run(ctx context.Context) {
 	c.mu.Lock()
-	if c.running {
-		c.mu.Unlock()
-		return ErrRunning
-	}
 	c.running = true
 	c.flight = &flight{done: make(chan struct{})}
 	c.mu.Unlock()
@@ -203,14 +199,14 @@ func (c *cache) run(ctx context.Context) error {
 
 	if c.fetcher == nil {
 		<-ctx.Done()
-		return nil
+		return
 	}
 	failures := 0
 	for {
 		f := c.take()
 		ok := c.refresh(ctx, f)
 		if ctx.Err() != nil {
-			return nil
+			return
 		}
 		if failures++; ok {
 			failures = 0
@@ -223,7 +219,7 @@ func (c *cache) run(ctx context.Context) error {
 		}
 		timer.Stop()
 		if ctx.Err() != nil {
-			return nil
+			return
 		}
 	}
 }
@@ -388,17 +384,39 @@ func (c *cache) snapshotStats() Stats {
 	return s
 }
 
-// Stats is the state of the key set and the counts of its fetches since New.
+// Stats is the state of the key set and of the token cache, and the counts
+// since New.
 type Stats struct {
-	Keys    int           // usable keys held
-	Skipped int           // members of the same document that are not used
-	Age     time.Duration // since the issuer last confirmed the set
-	Usable  bool          // tokens can be verified
-	Stale   bool          // the set has outlived what the issuer promised
+	Keys     int           // usable keys held
+	Skipped  int           // members of the same document that are not used
+	Age      time.Duration // since the issuer last confirmed the set
+	Usable   bool          // tokens can be verified
+	Stale    bool          // the set has outlived what the issuer promised
+	FromFile bool          // the set is that of CacheOptions.File: none was fetched yet
 
 	Fetches  uint64 // attempts
 	Failures uint64 // attempts that brought neither a usable set nor 304
 	OnDemand uint64 // attempts asked for by unknown kids
 	Denied   uint64 // unknown kids that found the budget empty
 	Changes  uint64 // times that the set became another, the first included
+
+	Tokens        int    // verified tokens held, void ones included
+	TokenBytes    int64  // what they take, at most Options.TokenCacheBytes
+	TokensStored  uint64 // tokens that were verified and then kept
+	TokensEvicted uint64 // good ones given up for want of room
+}
+
+// add adds the stats of another issuer.
+func (s *Stats) add(o Stats) {
+	s.Keys += o.Keys
+	s.Skipped += o.Skipped
+	s.Age = max(s.Age, o.Age)
+	s.Usable = s.Usable && o.Usable
+	s.Stale = s.Stale || o.Stale
+	s.FromFile = s.FromFile || o.FromFile
+	s.Fetches += o.Fetches
+	s.Failures += o.Failures
+	s.OnDemand += o.OnDemand
+	s.Denied += o.Denied
+	s.Changes += o.Changes
 }

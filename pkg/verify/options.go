@@ -30,6 +30,11 @@ const (
 	DefaultMaxKeySetBytes = 512 << 10
 	DefaultBurst          = 5
 	DefaultEvery          = 10 * time.Second
+
+	// DefaultTokenCacheBytes has room for some 10,000 of our tokens, and so
+	// for as many users as are active within a token's life. It is not taken
+	// by itself: see [Options.TokenCacheBytes].
+	DefaultTokenCacheBytes = 16 << 20
 )
 
 // Options says what tokens a [Verifier] accepts and where its keys come from.
@@ -60,6 +65,11 @@ type Options struct {
 	Leeway time.Duration
 	// MaxTokenBytes bounds a token (default [DefaultMaxTokenBytes]).
 	MaxTokenBytes int
+	// TokenCacheBytes bounds the memory for tokens that were verified, so that
+	// the next request with one of them costs no signature check: see "The
+	// token cache" in the package comment. Zero keeps none;
+	// [DefaultTokenCacheBytes] is a good size. At least 16 KiB.
+	TokenCacheBytes int64
 	// Realm is the realm of challenges that the middleware sends (default:
 	// Audience).
 	Realm string
@@ -116,6 +126,8 @@ type Outcome struct {
 	Reason    string // see [Reason]
 	KeyID     string // of a key in the set, else empty: made-up kids can't fill a metric
 	Algorithm string // of that key
+	Issuer    string // whose token it claims to be; empty if that is nobody's we know
+	Cached    bool   // it was found in the token cache
 }
 
 // Fetch is what became of one attempt to fetch the key set.
@@ -148,6 +160,8 @@ func (o Options) resolve() (Options, error) {
 		return bad("Leeway %v is over %v", o.Leeway, maxLeeway)
 	case o.MaxTokenBytes < 0:
 		return bad("MaxTokenBytes is negative")
+	case o.TokenCacheBytes != 0 && o.TokenCacheBytes < minTokenCacheBytes:
+		return bad("TokenCacheBytes %d is neither 0 nor at least %d", o.TokenCacheBytes, minTokenCacheBytes)
 	}
 	if o.JWKSURL != "" {
 		if err := checkURL(o.JWKSURL, o.AllowHTTP); err != nil {
