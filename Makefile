@@ -18,10 +18,10 @@ WITH = go run ./test/engines/with
 LINT = go tool -modfile=tools/go.mod golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench fuzz lint fmt hooks clean
+.PHONY: help run test bench drill drill-naive fuzz lint fmt hooks clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## both services, on embedded databases
 	go run .
@@ -35,6 +35,15 @@ endif
 bench: ## benchmarks, on databases that flush as in production (BENCH=Refresh BENCHCOUNT=10)
 	$(WITH) -durable -- go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) -timeout 60m $(PACKAGES)
 
+# More flags for the drill, as in: make drill DRILLFLAGS='-length 10m -v'
+DRILLFLAGS ?=
+
+drill: ## rotate keys under real verifiers for 60 s, and count what breaks (DRILLFLAGS=-real-time: 40 min)
+	$(WITH) -only postgres -from given,binaries,packages -- go run ./test/drill $(DRILLFLAGS)
+
+drill-naive: ## the same with a rotation that must break some: the drill can see it
+	$(WITH) -only postgres -from given,binaries,packages -- go run ./test/drill -naive $(DRILLFLAGS)
+
 fuzz: ## each fuzz target for a while (FUZZTIME=10s)
 	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sort | \
 	{ while IFS=: read -r file func; do \
@@ -47,6 +56,7 @@ lint: ## golangci-lint (who may import whom, gosec, gofumpt, …), go vet, tidy 
 	go vet ./...
 	go mod tidy -diff
 	cd tools && go mod tidy -diff
+	cd test/drill/victims/golang && go vet . && go mod tidy -diff
 
 fmt: ## gofumpt over all of it
 	$(LINT) fmt ./...

@@ -112,7 +112,7 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 		hostname = "unknown"
 	}
 	keeper, err := keys.NewKeeper(keys.NewSQLStore(db.Write), sealer, policy,
-		keys.Options{Name: fmt.Sprintf("%s/%d", hostname, os.Getpid()), Logger: g.log})
+		keys.Options{Name: fmt.Sprintf("%s/%d", hostname, os.Getpid()), Logger: g.log, Now: p.now})
 	if err != nil {
 		return err
 	}
@@ -131,10 +131,10 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	}
 	g.closers = append(g.closers, store.Close)
 	server, err := authserver.New(authserver.Options{
-		Issuer: issuer, Keys: keeper, Log: g.log, Metrics: g.metrics, Version: version(),
+		Issuer: issuer, Keys: keeper, Log: g.log, Metrics: g.metrics, Version: version(), Now: p.now,
 		Accounts: authserver.NewAccounts(store, authserver.SessionLimits{
 			Grace: f.RefreshGrace, Idle: f.RefreshIdle, Lifetime: f.SessionLifetime,
-		}, nil),
+		}, p.now),
 		Audiences: audiences, SigningAlg: alg, Backdate: f.TokenBackdate, Origins: f.CORSOrigin,
 	})
 	if errors.Is(err, authserver.ErrOptions) {
