@@ -17,7 +17,7 @@ func readPolicy(t *testing.T, args ...string) (keys.Policy, error) {
 	t.Helper()
 	var c struct {
 		TokenLife time.Duration `default:"5m"`
-		Policy    policyFlags   `embed:"" prefix:"keys-"`
+		Policy    policyFlags   `embed:""`
 	}
 	parser, err := kong.New(&c)
 	if err != nil {
@@ -44,6 +44,9 @@ func TestPolicyDefaults(t *testing.T) {
 // change, the number, and no field of a struct that the operator never saw.
 func TestUnsafePolicyNamesTheFlag(t *testing.T) {
 	field := regexp.MustCompile(`\b(` + strings.Join(policyFields(), "|") + `)\b`)
+	if _, err := readPolicy(t, "--verifiers=jose,spring", "--keys-announce-lead=11m"); err != nil {
+		t.Errorf("with verifiers named that need no more: %v", err)
+	}
 	for _, tc := range []struct{ args, setting, says string }{
 		{"--keys-announce-lead=10m", "--keys-announce-lead (URBANDATA_KEYS_ANNOUNCE_LEAD): ", "raise --keys-announce-lead to 35m40s or more"},
 		{"--keys-retention=1m", "--keys-retention (URBANDATA_KEYS_RETENTION): ", "raise --keys-retention to 16m40s or more"},
@@ -57,6 +60,11 @@ func TestUnsafePolicyNamesTheFlag(t *testing.T) {
 		{"--keys-skew=-1s", "--keys-skew (URBANDATA_KEYS_SKEW): ", "between"},
 		{"--keys-replica-lag=-1s", "--keys-replica-lag (URBANDATA_KEYS_REPLICA_LAG): ", "between"},
 		{"--keys-verifier-slack=-1s", "--keys-verifier-slack (URBANDATA_KEYS_VERIFIER_SLACK): ", "between"},
+		{"--verifiers=acme", "--verifiers (URBANDATA_KEYS_VERIFIERS): ", "take of urbandata, jose"},
+		{"--keys-activate=evidence", "--keys-activate (URBANDATA_KEYS_ACTIVATE): ", "name the verifiers to wait for"},
+		{"--keys-activate=never", "--keys-activate (URBANDATA_KEYS_ACTIVATE): ", "schedule or evidence"},
+		{"--keys-registered=a,a", "--keys-registered (URBANDATA_KEYS_REGISTERED): ", "twice"},
+		{"--keys-max-hold=-1s", "--keys-max-hold (URBANDATA_KEYS_MAX_HOLD): ", "between"},
 		{"--token-life=200000h", "--token-life (URBANDATA_AUTH_TOKEN_LIFE): ", "between"},
 	} {
 		_, err := readPolicy(t, tc.args)

@@ -120,6 +120,7 @@ func startCluster(ctx context.Context, s *starter, scratch string, o options, po
 				"--keys-retention", policy.Retention.String(), "--keys-jwks-max-age", policy.JWKSMaxAge.String(),
 				"--keys-leeway", policy.Leeway.String(), "--keys-tick", policy.Tick.String(), "--keys-skew", policy.Skew.String(),
 				"--keys-replica-lag", policy.ReplicaLag.String(), "--keys-verifier-slack", policy.VerifierSlack.String(),
+				"--keys-max-hold", policy.MaxHold.String(),
 			},
 			env: []string{
 				"PATH=" + os.Getenv("PATH"), "HOME=" + scratch,

@@ -28,6 +28,7 @@ func scaled(scale int) keys.Policy {
 	p.Skew = down(p.Skew, time.Second)
 	p.ReplicaLag = down(p.ReplicaLag, 2*time.Second)
 	p.VerifierSlack = down(p.VerifierSlack, 0)
+	p.MaxHold = down(p.MaxHold, 5*time.Second)
 	if scale == 1 {
 		p.ReplicaLag = time.Minute // so that retention fits the 40 minutes
 	}
@@ -40,8 +41,9 @@ func scaled(scale int) keys.Policy {
 	return p
 }
 
-// clockOffset is how wrong the last replica's clock is.
-func clockOffset(p keys.Policy) time.Duration { return p.Skew * 3 / 4 }
+// clockOffset is how wrong the last replica's clock is: nearly the half of the
+// skew up to which a replica may still change the ring.
+func clockOffset(p keys.Policy) time.Duration { return p.Skew * 45 / 100 }
 
 // bound is for how long after its revocation a stolen key may be taken: the
 // fresh key that is announced then takes over after the lead, which flushes
