@@ -26,6 +26,9 @@ const (
 
 // register is the route table.
 func (s *Server) register() error {
+	if err := s.registerWellKnown(); err != nil { // GET /.well-known/…; mux looks at the first first
+		return err
+	}
 	s.Health.Register(s.api)
 	route(s, http.MethodPost, "/authn/register", public, 201, s.registerUser, "Register a user")
 	route(s, http.MethodPost, "/authn/token", grants, 200, s.token, "Log in: a password for an access and a refresh token")
@@ -41,9 +44,6 @@ func (s *Server) register() error {
 	route(s, http.MethodDelete, "/authn/sessions", user, 204, s.endAllSessions, "End all of one's sessions, this one too")
 	route(s, http.MethodDelete, "/authn/sessions/others", user, 204, s.endOtherSessions, "End one's other sessions")
 	route(s, http.MethodDelete, "/authn/sessions/{id}", user, 204, s.endSession, "End one of one's sessions")
-	if err := s.registerWellKnown(); err != nil { // GET /.well-known/…
-		return err
-	}
 	return s.api.RegisterDocs() // GET /docs, /openapi.json
 }
 
