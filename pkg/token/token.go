@@ -109,6 +109,7 @@ const (
 	ScopeInmueblesRead  = "inmuebles:read"  // read every inmueble
 	ScopeInmueblesWrite = "inmuebles:write" // create inmuebles, change and delete one's own
 	ScopeInmueblesAdmin = "inmuebles:admin" // change and delete anyone's
+	ScopeKeysAdmin      = "keys:admin"      // look at, rotate and revoke signing keys
 )
 
 // Has reports whether the set holds name.
@@ -149,7 +150,7 @@ var grants = map[Role]Scope{
 	RoleViewer: {ScopeInmueblesRead},
 	RoleUser:   {ScopeInmueblesRead, ScopeInmueblesWrite},
 	RoleEditor: {ScopeInmueblesRead, ScopeInmueblesWrite, ScopeInmueblesAdmin},
-	RoleAdmin:  {ScopeInmueblesRead, ScopeInmueblesWrite, ScopeInmueblesAdmin},
+	RoleAdmin:  {ScopeInmueblesRead, ScopeInmueblesWrite, ScopeInmueblesAdmin, ScopeKeysAdmin},
 }
 
 // Valid reports whether r is a role that exists.
