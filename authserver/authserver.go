@@ -32,6 +32,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -83,6 +84,9 @@ type Server struct {
 	issuer   *issuer
 	log      *slog.Logger
 	logins   *prometheus.CounterVec
+	fetches  fetchCounters
+
+	jwksFields atomic.Pointer[jwksFields] // of the set that was served last
 }
 
 // New checks the options and makes a server; it starts nothing. The error
@@ -128,6 +132,7 @@ func New(o Options) (*Server, error) {
 		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
 	}
 	o.Metrics.MustRegister(s.logins)
+	s.fetches = newFetchCounters(o.Metrics)
 	s.api = web.NewAPI(web.Info{Title: "urbandata authn", Version: o.Version, Description: apiDescription})
 	if err := s.register(); err != nil {
 		return nil, err

@@ -22,6 +22,10 @@ const clientID = "urbandata"
 // errToken says that an access token isn't one of ours, or no longer.
 var errToken = errors.New("authserver: the access token is not valid")
 
+// errNoSigner says that no key signs for the algorithm that an audience gets:
+// one that the policy is new to is announced first.
+var errNoSigner = errors.New("authserver: no key signs for the audience yet")
+
 // issuer makes access tokens and, for authn's own endpoints, reads them.
 type issuer struct {
 	url       string
@@ -38,6 +42,9 @@ func (i *issuer) issue(ctx context.Context, g *grant) (text string, scope token.
 		return "", nil, 0, fmt.Errorf("issue a token: %w", err)
 	}
 	signer, err := i.keys.Signer(audience.Alg)
+	if errors.Is(err, keys.ErrNoKey) {
+		return "", nil, 0, fmt.Errorf("%w: %w", errNoSigner, err)
+	}
 	if err != nil {
 		return "", nil, 0, fmt.Errorf("issue a token: %w", err)
 	}

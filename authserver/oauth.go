@@ -422,7 +422,7 @@ func writeOAuthError(ctx context.Context, w http.ResponseWriter, err error) {
 		e = &oauthError{http.StatusBadRequest, "invalid_grant", "The refresh token is not valid, or not any more."}
 	case errors.As(err, &p): // what reading the body came to
 		e = &oauthError{p.Status, "invalid_request", p.Detail}
-	case errors.Is(err, keys.ErrStale), errors.Is(err, keys.ErrNotReady), errors.Is(err, keys.ErrNoKey), isUnavailable(err):
+	case errors.Is(err, keys.ErrStale), errors.Is(err, keys.ErrNotReady), errors.Is(err, errNoSigner), isUnavailable(err):
 		web.NoteCause(ctx, err)
 		w.Header().Set("Retry-After", "2")
 		e = &oauthError{http.StatusServiceUnavailable, "temporarily_unavailable", "The server can't answer this just now. Try again later."}

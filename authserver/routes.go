@@ -22,10 +22,14 @@ const (
 	public access = iota // anybody
 	user                 // whoever has an access token of ours
 	grants               // anybody, and errors are RFC 6749's too
+	admin                // whoever may manage keys
 )
 
 // register is the route table.
 func (s *Server) register() error {
+	if err := s.registerWellKnown(); err != nil { // GET /.well-known/…; mux looks at the first first
+		return err
+	}
 	s.Health.Register(s.api)
 	route(s, http.MethodPost, "/authn/register", public, 201, s.registerUser, "Register a user")
 	route(s, http.MethodPost, "/authn/token", grants, 200, s.token, "Log in: a password for an access and a refresh token")
@@ -41,10 +45,11 @@ func (s *Server) register() error {
 	route(s, http.MethodDelete, "/authn/sessions", user, 204, s.endAllSessions, "End all of one's sessions, this one too")
 	route(s, http.MethodDelete, "/authn/sessions/others", user, 204, s.endOtherSessions, "End one's other sessions")
 	route(s, http.MethodDelete, "/authn/sessions/{id}", user, 204, s.endSession, "End one of one's sessions")
-	s.registerOAuth()                             // POST /oauth2/…
-	if err := s.registerWellKnown(); err != nil { // GET /.well-known/…
-		return err
-	}
+	route(s, http.MethodGet, "/admin/keys", admin, 200, s.listKeys, "The signing keys, their states, what comes next and who holds them")
+	route(s, http.MethodPost, "/admin/keys/rotate", admin, 200, s.rotateKey, "Let the next key of an algorithm take over: when every verifier holds it, or at once")
+	route(s, http.MethodPost, "/admin/keys/{kid}/revoke", admin, 200, s.revokeKey, "Take a key out of use for ever, at once")
+	route(s, http.MethodGet, "/admin/keys/history", admin, 200, s.keyHistory, "What happened to the keys, the newest first")
+	s.registerOAuth()           // POST /oauth2/…
 	return s.api.RegisterDocs() // GET /docs, /openapi.json
 }
 
@@ -61,6 +66,11 @@ func route[I, O any](s *Server, method, path string, who access, status int, h f
 		op.Errors = append(op.Errors, 403, 404)
 		op.Security = web.Scopes()
 		op.Middlewares = append(op.Middlewares, s.authenticate)
+	case admin:
+		op.Errors = append(op.Errors, 403, 404, 409)
+		op.Security = web.Scopes(token.ScopeKeysAdmin)
+		op.Middlewares = append(op.Middlewares, s.authenticate, s.authorizeAdmin)
+		op.Tags = []string{"keys"}
 	case grants:
 		op.Metadata = web.OAuth
 	case public:
@@ -87,7 +97,7 @@ func route[I, O any](s *Server, method, path string, who access, status int, h f
 // operationID names an operation: its path, and the method where that isn't
 // the one that the path first had.
 func operationID(method, path string) string {
-	id := strings.NewReplacer("/", "-", "{", "", "}", "").Replace(strings.TrimPrefix(path, "/authn/"))
+	id := strings.NewReplacer("/", "-", "{", "", "}", "").Replace(strings.TrimPrefix(strings.TrimPrefix(path, "/authn"), "/"))
 	if method == http.MethodPost || method == http.MethodGet {
 		return id
 	}
@@ -122,7 +132,19 @@ func problem(ctx context.Context, err error) *web.Problem {
 		return unauthorized()
 	case errors.Is(err, ErrNoSession):
 		return web.NewProblem(http.StatusNotFound, "not_found", "You have no such session, or it has ended.")
-	case errors.Is(err, ErrBusy), errors.Is(err, keys.ErrStale), errors.Is(err, keys.ErrNotReady), errors.Is(err, keys.ErrNoKey):
+	case errors.Is(err, keys.ErrNoKey):
+		web.NoteCause(ctx, err)
+		return web.NewProblem(http.StatusNotFound, "no_such_key", "There is no such key, or none of this algorithm that could take over.")
+	case errors.Is(err, ErrIdempotencyReuse):
+		return web.NewProblem(http.StatusUnprocessableEntity, "idempotency_key_reused", "This Idempotency-Key came with another request before. Use a new one.",
+			web.FieldError{Header: "Idempotency-Key", Detail: "was used for another request"})
+	case errors.Is(err, ErrIdempotencyRunning):
+		return web.NewProblem(http.StatusConflict, "idempotency_key_in_use", "A request with this Idempotency-Key is being carried out. Send it again in a while.").
+			With("Retry-After", "60")
+	case errors.Is(err, keys.ErrConflict), errors.Is(err, keys.ErrClock):
+		web.NoteCause(ctx, err)
+		return web.Unavailable(2 * time.Second)
+	case errors.Is(err, ErrBusy), errors.Is(err, errNoSigner), errors.Is(err, keys.ErrStale), errors.Is(err, keys.ErrNotReady):
 		web.NoteCause(ctx, err)
 		return web.Unavailable(2 * time.Second)
 	}

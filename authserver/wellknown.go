@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/urbandata/urbandata/keys"
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/web"
 )
@@ -109,24 +111,79 @@ func (s *Server) registerWellKnown() error {
 // jwksType is what the keeper's key set says it is (RFC 7517 §8.5.2).
 const jwksType = "application/jwk-set+json"
 
+// verifierHeader is how a verifier names itself, in net/http's spelling. With
+// the ETag of the set that it holds in If-None-Match it is the evidence by which
+// a planned rotation may wait for it.
+const verifierHeader = "Urbandata-Verifier"
+
+// fetchCounters count requests for the key set by their If-None-Match. They are
+// looked up once: a look-up for each request would cost more than the answer.
+type fetchCounters struct{ absent, current, other prometheus.Counter }
+
+func newFetchCounters(reg prometheus.Registerer) fetchCounters {
+	fetches := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "urbandata_jwks_fetches_total",
+		Help: "Requests for the key set, by the set that the client holds: none, the current one (304), or another.",
+	}, []string{"held"})
+	reg.MustRegister(fetches)
+	return fetchCounters{fetches.WithLabelValues("none"), fetches.WithLabelValues("current"), fetches.WithLabelValues("other")}
+}
+
+// jwksFields are the header fields of a key set, made once for each.
+type jwksFields struct {
+	of                                      *keys.JWKS
+	etag, cacheControl, contentType, length []string
+}
+
+// rendered returns the fields of a set. Two requests that make them at the same
+// time make the same.
+func (s *Server) rendered(set *keys.JWKS) *jwksFields {
+	if f := s.jwksFields.Load(); f != nil && f.of == set {
+		return f
+	}
+	f := &jwksFields{
+		of: set, etag: []string{set.ETag}, cacheControl: []string{set.CacheControl},
+		contentType: []string{set.ContentType}, length: []string{strconv.Itoa(len(set.Body))},
+	}
+	s.jwksFields.Store(f)
+	return f
+}
+
+// Values of header fields that are always the same; see pkg/web.
+var (
+	anyOrigin   = []string{"*"}
+	crossOrigin = []string{"cross-origin"}
+)
+
 // serveJWKS sends the bytes that the keeper rendered when the ring changed.
 func (s *Server) serveJWKS(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
-	h.Set("Access-Control-Allow-Origin", "*")
-	h.Set("Cross-Origin-Resource-Policy", "cross-origin")
+	h["Access-Control-Allow-Origin"] = anyOrigin
+	h["Cross-Origin-Resource-Policy"] = crossOrigin
 	set, err := s.issuer.keys.JWKS()
 	if err != nil {
 		web.NoteCause(r.Context(), err)
 		web.Unavailable(time.Second).Write(w)
 		return
 	}
-	h.Set("Etag", set.ETag)
-	h.Set("Cache-Control", set.CacheControl)
-	if web.MatchesETag(r.Header.Values("If-None-Match"), set.ETag) {
+	fields := s.rendered(set)
+	shown := r.Header["If-None-Match"]
+	if name := r.Header[verifierHeader]; name != nil {
+		s.issuer.keys.Saw(name[0], r.Header.Get("If-None-Match"))
+	}
+	h["Etag"] = fields.etag
+	h["Cache-Control"] = fields.cacheControl
+	if web.MatchesETag(shown, set.ETag) {
+		s.fetches.current.Inc()
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	h.Set("Content-Type", set.ContentType)
-	h.Set("Content-Length", strconv.Itoa(len(set.Body)))
+	if len(shown) == 0 {
+		s.fetches.absent.Inc()
+	} else {
+		s.fetches.other.Inc()
+	}
+	h["Content-Type"] = fields.contentType
+	h["Content-Length"] = fields.length
 	_, _ = w.Write(set.Body) // the client may have left; there is nobody to tell
 }

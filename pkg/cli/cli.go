@@ -19,6 +19,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 )
@@ -35,6 +36,7 @@ type program struct {
 	ctx    context.Context
 	args   []string // as given, to tell a flag from a variable
 	getenv func(string) string
+	now    func() time.Time // authn's clock; time.Now if nil
 	stdin  io.Reader
 	stdout io.Writer
 	stderr io.Writer
@@ -65,12 +67,16 @@ A bare call runs both on embedded databases in ./urbandata-data. Each setting is
 
 // Main runs the program and returns its exit code. SIGINT and SIGTERM end it
 // in good order; a second one ends it at once.
-func Main() int {
+func Main() int { return MainAt(time.Now) }
+
+// MainAt is Main with another clock for authn. The drill runs a replica whose
+// clock is wrong with it; there is no setting for that.
+func MainAt(now func() time.Time) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // from here on the next signal kills
 	return run(&program{
-		ctx: ctx, args: os.Args[1:], getenv: os.Getenv,
+		ctx: ctx, args: os.Args[1:], getenv: os.Getenv, now: now,
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
 	})
 }
