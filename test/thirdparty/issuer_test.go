@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -73,7 +74,9 @@ func startIssuer(t *testing.T) *issuer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
-	i.keeper, err = keys.NewKeeper(keys.NewSQLStore(db.Write), sealer, keys.DefaultPolicy(), keys.Options{Name: "thirdparty"})
+	i.keeper, err = keys.NewKeeper(keys.NewSQLStore(db.Write), sealer, keys.DefaultPolicy(), keys.Options{
+		Name: "thirdparty", Logger: slog.New(slog.DiscardHandler),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

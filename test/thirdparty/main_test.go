@@ -113,6 +113,10 @@ func (p *process) stop() {
 		_ = p.cmd.Process.Kill()
 		<-p.done
 		p.t.Errorf("%s goes on after SIGTERM", p.name)
+		return
+	}
+	if code := p.cmd.ProcessState.ExitCode(); p.cmd.Path == binary && code != 0 {
+		p.t.Errorf("%s ended with exit code %d after SIGTERM, want 0", p.name, code)
 	}
 	if p.t.Failed() {
 		p.t.Logf("the last that %s said:\n%s", p.name, p.said())

@@ -93,9 +93,15 @@ func startFront(t *testing.T, verifyProxy string) *front {
 	return f
 }
 
+// reply is what the client got.
+type reply struct {
+	status int
+	header http.Header
+}
+
 // ask sends a request through nginx. The upstream's view of it is nil if it
 // didn't get there.
-func (f *front) ask(method, path, body string, header http.Header) (*http.Response, *recording) {
+func (f *front) ask(method, path, body string, header http.Header) (reply, *recording) {
 	f.t.Helper()
 	before := f.asked.Load()
 	r, err := http.NewRequestWithContext(f.t.Context(), method, f.url+path, strings.NewReader(body))
@@ -109,11 +115,12 @@ func (f *front) ask(method, path, body string, header http.Header) (*http.Respon
 	}
 	defer func() { _ = answer.Body.Close() }()
 	_, _ = io.Copy(io.Discard, answer.Body)
+	got := reply{answer.StatusCode, answer.Header}
 	if f.asked.Load() == before {
-		return answer, nil
+		return got, nil
 	}
 	seen := <-f.received
-	return answer, &seen
+	return got, &seen
 }
 
 func bearer(token string) http.Header { return http.Header{"Authorization": {"Bearer " + token}} }
@@ -162,8 +169,8 @@ func TestNginx(t *testing.T) {
 		h := bearer(token)
 		h.Set("Cookie", "a=b")
 		answer, seen := f.ask(http.MethodPost, "/a/b?c=d", "the body", h)
-		if answer.StatusCode != http.StatusOK || seen == nil {
-			t.Fatalf("%s, upstream saw %v", answer.Status, seen)
+		if answer.status != http.StatusOK || seen == nil {
+			t.Fatalf("%d, upstream saw %v", answer.status, seen)
 		}
 		if seen.method != http.MethodPost || seen.path != "/a/b?c=d" || seen.body != "the body" || seen.header.Get("Cookie") != "a=b" {
 			t.Errorf("the upstream got another request: %+v", seen)
@@ -199,8 +206,8 @@ func TestNginx(t *testing.T) {
 					t.Errorf("%v: the upstream got %s: %q", h, name, values)
 				}
 			}
-			if answer, seen := f.ask(http.MethodGet, "/", "", func() http.Header { h := h.Clone(); delete(h, "Authorization"); return h }()); answer.StatusCode != http.StatusUnauthorized || seen != nil {
-				t.Errorf("%v without a token: %s", h, answer.Status)
+			if answer, seen := f.ask(http.MethodGet, "/", "", func() http.Header { h := h.Clone(); delete(h, "Authorization"); return h }()); answer.status != http.StatusUnauthorized || seen != nil {
+				t.Errorf("%v without a token: %d", h, answer.status)
 			}
 		}
 		// A token without roles: what would be left is the client's.
@@ -217,36 +224,36 @@ func TestNginx(t *testing.T) {
 	t.Run("without a good token", func(t *testing.T) {
 		const invalid = `Bearer realm="your-name", error="invalid_token"`
 		answer, seen := f.ask(http.MethodGet, "/", "", http.Header{})
-		if got := answer.Header.Get("WWW-Authenticate"); answer.StatusCode != http.StatusUnauthorized || got != `Bearer realm="your-name"` || seen != nil {
-			t.Errorf("no token: %s, %s", answer.Status, got)
+		if got := answer.header.Get("WWW-Authenticate"); answer.status != http.StatusUnauthorized || got != `Bearer realm="your-name"` || seen != nil {
+			t.Errorf("no token: %d, %s", answer.status, got)
 		}
 		for what, bad := range i.wrong(token) {
 			if bad == "" {
 				continue // as no token
 			}
 			answer, seen := f.ask(http.MethodGet, "/", "", bearer(bad))
-			if got := answer.Header.Get("WWW-Authenticate"); answer.StatusCode != http.StatusUnauthorized || !strings.HasPrefix(got, invalid) || seen != nil {
-				t.Errorf("a token that is %s: %s, %s", what, answer.Status, got)
+			if got := answer.header.Get("WWW-Authenticate"); answer.status != http.StatusUnauthorized || !strings.HasPrefix(got, invalid) || seen != nil {
+				t.Errorf("a token that is %s: %d, %s", what, answer.status, got)
 			}
 		}
-		if answer, seen := f.ask(http.MethodGet, "/_verify", "", bearer(token)); answer.StatusCode != http.StatusNotFound || seen != nil {
-			t.Errorf("the question itself is open to clients: %s", answer.Status)
+		if answer, seen := f.ask(http.MethodGet, "/_verify", "", bearer(token)); answer.status != http.StatusNotFound || seen != nil {
+			t.Errorf("the question itself is open to clients: %d", answer.status)
 		}
 	})
 
 	t.Run("scope", func(t *testing.T) {
-		if answer, seen := f.ask(http.MethodGet, "/admin/users", "", bearer(token)); answer.StatusCode != http.StatusForbidden || seen != nil {
-			t.Errorf("a user: %s", answer.Status)
+		if answer, seen := f.ask(http.MethodGet, "/admin/users", "", bearer(token)); answer.status != http.StatusForbidden || seen != nil {
+			t.Errorf("a user: %d", answer.status)
 		}
-		if answer, seen := f.ask(http.MethodGet, "/admin/users?scope=inmuebles:read", "", bearer(token)); answer.StatusCode != http.StatusForbidden || seen != nil {
-			t.Errorf("a user who asks for less: %s", answer.Status)
+		if answer, seen := f.ask(http.MethodGet, "/admin/users?scope=inmuebles:read", "", bearer(token)); answer.status != http.StatusForbidden || seen != nil {
+			t.Errorf("a user who asks for less: %d", answer.status)
 		}
 		answer, seen := f.ask(http.MethodGet, "/admin/users", "", bearer(admin))
-		if answer.StatusCode != http.StatusOK || seen == nil || seen.header.Get("X-Auth-Subject") != "the-admin" || seen.header.Get("X-Auth-Roles") != "admin auditor" {
-			t.Errorf("an admin: %s, upstream saw %+v", answer.Status, seen)
+		if answer.status != http.StatusOK || seen == nil || seen.header.Get("X-Auth-Subject") != "the-admin" || seen.header.Get("X-Auth-Roles") != "admin auditor" {
+			t.Errorf("an admin: %d, upstream saw %+v", answer.status, seen)
 		}
-		if answer, _ := f.ask(http.MethodGet, "/admin/", "", http.Header{}); answer.StatusCode != http.StatusUnauthorized {
-			t.Errorf("nobody: %s", answer.Status)
+		if answer, _ := f.ask(http.MethodGet, "/admin/", "", http.Header{}); answer.status != http.StatusUnauthorized {
+			t.Errorf("nobody: %d", answer.status)
 		}
 	})
 
@@ -254,16 +261,16 @@ func TestNginx(t *testing.T) {
 		i.rotate(audience)
 		renewed, _ := i.login(audience)
 		for what, token := range map[string]string{"new": renewed, "old": token} {
-			if answer, _ := f.ask(http.MethodGet, "/", "", bearer(token)); answer.StatusCode != http.StatusOK {
-				t.Errorf("the %s key: %s", what, answer.Status)
+			if answer, _ := f.ask(http.MethodGet, "/", "", bearer(token)); answer.status != http.StatusOK {
+				t.Errorf("the %s key: %d", what, answer.status)
 			}
 		}
 	})
 
 	t.Run("the issuer is down", func(t *testing.T) {
 		i.process.stop()
-		if answer, _ := f.ask(http.MethodGet, "/", "", bearer(token)); answer.StatusCode != http.StatusOK {
-			t.Errorf("with the keys at hand: %s", answer.Status)
+		if answer, _ := f.ask(http.MethodGet, "/", "", bearer(token)); answer.status != http.StatusOK {
+			t.Errorf("with the keys at hand: %d", answer.status)
 		}
 		_, address := startVerifyProxy(t, i.url)
 		if ready(address) {
@@ -284,8 +291,8 @@ func unavailable(t *testing.T, f *front, token string) {
 	t.Helper()
 	began := time.Now()
 	answer, seen := f.ask(http.MethodGet, "/", "", bearer(token))
-	if answer.StatusCode != http.StatusServiceUnavailable || answer.Header.Get("Retry-After") != "10" || seen != nil {
-		t.Errorf("%s, Retry-After %q, upstream saw %v", answer.Status, answer.Header.Get("Retry-After"), seen)
+	if answer.status != http.StatusServiceUnavailable || answer.header.Get("Retry-After") != "10" || seen != nil {
+		t.Errorf("%d, Retry-After %q, upstream saw %v", answer.status, answer.header.Get("Retry-After"), seen)
 	}
 	t.Logf("said so after %v", time.Since(began).Round(time.Millisecond))
 }
