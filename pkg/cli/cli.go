@@ -7,7 +7,7 @@
 // ending in _FILE names (settings.go).
 //
 // Exit codes: 0 done · 1 failed · 2 a wrong setting or argument, said in one
-// sentence on standard error.
+// sentence on standard error. Commands that judge have more, in their --help.
 package cli
 
 import (
@@ -108,9 +108,12 @@ func run(p *program) int {
 	}
 	err = command.Run(p, &c.Logging)
 	var wrong *settingError
+	var verdict *verdictError
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &verdict):
+		return verdict.code
 	case p.ctx.Err() != nil && errors.Is(err, context.Canceled):
 		fmt.Fprintln(p.stderr, "urbandata: interrupted before it was done; nothing is half done")
 		return exitFailed
