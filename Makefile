@@ -18,7 +18,7 @@ WITH = go run ./test/engines/with
 LINT = go tool -modfile=tools/go.mod golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-verifiers bench fuzz lint fmt hooks clean
+.PHONY: help run test test-verifiers bench drill drill-naive fuzz lint fmt hooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,15 @@ test-verifiers: ## docs/verify in five languages, and verify-proxy behind nginx,
 bench: ## benchmarks, on databases that flush as in production (BENCH=Refresh BENCHCOUNT=10)
 	$(WITH) -durable -- go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) -timeout 60m $(PACKAGES)
 
+# More flags for the drill, as in: make drill DRILLFLAGS='-length 10m -v'
+DRILLFLAGS ?=
+
+drill: ## rotate keys under real verifiers for 60 s, and count what breaks (DRILLFLAGS=-real-time: 40 min)
+	$(WITH) -only postgres -from given,binaries,packages -- go run ./test/drill $(DRILLFLAGS)
+
+drill-naive: ## the same with a rotation that must break some: the drill can see it
+	$(WITH) -only postgres -from given,binaries,packages -- go run ./test/drill -naive $(DRILLFLAGS)
+
 fuzz: ## each fuzz target for a while (FUZZTIME=10s)
 	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sort | \
 	{ while IFS=: read -r file func; do \
@@ -51,6 +60,7 @@ lint: ## golangci-lint (who may import whom, gosec, gofumpt, …), go vet, tidy 
 	go mod tidy -diff
 	cd tools && go mod tidy -diff
 	cd docs/verify/go && go mod tidy -diff && go vet ./...
+	cd test/drill/victims/golang && go vet . && go mod tidy -diff
 
 fmt: ## gofumpt over all of it
 	$(LINT) fmt ./...

@@ -194,6 +194,10 @@ type grant struct {
 	Audience  string
 	Roles     []token.Role
 	Refresh   refreshToken
+
+	// Scope is what a client may do in its own name; for a user, what it
+	// was asked to be narrowed to, or nil.
+	Scope token.Scope
 }
 
 // authenticate returns the user who has this address and password, or
@@ -246,7 +250,7 @@ func (a *Accounts) login(ctx context.Context, email, password, clientID, audienc
 	if err != nil {
 		return nil, err
 	}
-	return &grant{id, user.ID, clientID, audience, parseRoles(user.Roles), refresh}, nil
+	return &grant{SessionID: id, UserID: user.ID, ClientID: clientID, Audience: audience, Roles: parseRoles(user.Roles), Refresh: refresh}, nil
 }
 
 // refreshTries is how often a rotation is repeated after a failure that may
@@ -294,7 +298,7 @@ func (a *Accounts) refresh(ctx context.Context, text string, from peer) (*grant,
 }
 
 func (s *session) grant(refresh refreshToken) *grant {
-	return &grant{refresh.session, s.UserID, s.ClientID, s.Audience, parseRoles(s.Roles), refresh}
+	return &grant{SessionID: refresh.session, UserID: s.UserID, ClientID: s.ClientID, Audience: s.Audience, Roles: parseRoles(s.Roles), Refresh: refresh}
 }
 
 // signOut ends the session of a refresh token. A token that isn't genuine

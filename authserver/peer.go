@@ -44,10 +44,11 @@ func peerOf(ctx context.Context) peer {
 // withPeer is a huma middleware: it notes where the request comes from.
 func (s *Server) withPeer(ctx huma.Context, next func(huma.Context)) {
 	r, _ := humamux.Unwrap(ctx)
-	next(huma.WithValue(ctx, peerKey{}, peer{
-		UserAgent: printable(r.UserAgent(), maxUserAgent),
-		Network:   networkOf(s.proxies.client(r)),
-	}))
+	next(huma.WithValue(ctx, peerKey{}, s.peer(r)))
+}
+
+func (s *Server) peer(r *http.Request) peer {
+	return peer{UserAgent: printable(r.UserAgent(), maxUserAgent), Network: networkOf(s.proxies.client(r))}
 }
 
 // printable is text without what a terminal or a page could stumble over, cut

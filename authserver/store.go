@@ -33,7 +33,8 @@ type Store struct {
 
 	// The hot statements, prepared once: lib/pq makes two round trips of
 	// one that isn't.
-	userByEmail, userByID, insertSession, rotate, readSession, endSession, liveUser *sqlx.Stmt
+	userByEmail, userByID, insertSession, rotate, readSession, endSession, liveUser,
+	clientByID, spend *sqlx.Stmt
 }
 
 // NewStore prepares the statements on migrated databases. write and read are
@@ -54,6 +55,8 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 		{&s.endSession, write, "UPDATE sessions SET ended_at = ?, ended_reason = ? WHERE id = ? AND ended_at IS NULL"},
 		{&s.liveUser, read, selectUser + ` WHERE disabled_at IS NULL AND id =
 			(SELECT user_id FROM sessions WHERE id = ? AND` + isLive + `)`},
+		{&s.clientByID, read, selectClient + " WHERE id = ?"},
+		{&s.spend, write, "INSERT INTO client_assertions (id, expires_at) VALUES (?, ?)"},
 	} {
 		stmt, err := p.db.PreparexContext(ctx, p.db.Rebind(p.text)) //nolint:sqlclosecheck // Close does
 		if err != nil {
@@ -67,7 +70,7 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 // Close releases the statements.
 func (s *Store) Close() error {
 	var errs []error
-	for _, stmt := range []*sqlx.Stmt{s.userByEmail, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser} {
+	for _, stmt := range []*sqlx.Stmt{s.userByEmail, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser, s.clientByID, s.spend} {
 		if stmt != nil {
 			errs = append(errs, stmt.Close())
 		}
