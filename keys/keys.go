@@ -61,8 +61,9 @@
 // Reading the store gives nobody a key to sign with; that takes the sealing
 // key as well. Writing to it is another matter: whoever can add a row can
 // publish a key of their own, and is the issuer. Erasing a private half takes
-// it out of its row and drops the last reference in memory; what lingers in
-// the database's free pages and backups is sealed.
+// it out of its row, and overwrites it in memory once no request signs with it
+// any more, as far as Go allows (see [Signer]); what lingers in the database's
+// free pages and backups is sealed.
 package keys
 
 import (
