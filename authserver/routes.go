@@ -22,37 +22,64 @@ const (
 	public access = iota // anybody
 	user                 // whoever has an access token of ours
 	grants               // anybody, and errors are RFC 6749's too
+	admin                // whoever may manage keys
 )
 
 // register is the route table.
 func (s *Server) register() error {
+	if err := s.registerWellKnown(); err != nil { // GET /.well-known/…; mux looks at the first first
+		return err
+	}
 	s.Health.Register(s.api)
 	route(s, http.MethodPost, "/authn/register", public, 201, s.registerUser, "Register a user")
 	route(s, http.MethodPost, "/authn/token", grants, 200, s.token, "Log in: a password for an access and a refresh token")
 	route(s, http.MethodPost, "/authn/token/refresh", grants, 200, s.refreshToken, "A refresh token for the next pair")
 	route(s, http.MethodPost, "/authn/sign_out", public, 204, s.signOut, "End a session, by its access token or its refresh token")
 	route(s, http.MethodGet, "/authn/me", user, 200, s.me, "The user whose token this is")
-	if err := s.registerWellKnown(); err != nil { // GET /.well-known/…
-		return err
-	}
+	route(s, http.MethodPatch, "/authn/me", user, 200, s.changeProfile, "Change one's profile (RFC 7396): what is absent stays, null empties")
+	route(s, http.MethodDelete, "/authn/me", user, 202, s.deleteMe, "Delete one's account: it is erased after a grace period")
+	route(s, http.MethodGet, "/authn/me/data", user, 200, s.data, "All that is kept about one")
+	route(s, http.MethodPost, "/authn/me/password", user, 204, s.changePassword, "Change one's password; one's other sessions end")
+	route(s, http.MethodPost, "/authn/restore", public, 204, s.restore, "Bring back an account that its owner deleted")
+	route(s, http.MethodGet, "/authn/sessions", user, 200, s.listSessions, "One's live sessions, the newest first")
+	route(s, http.MethodDelete, "/authn/sessions", user, 204, s.endAllSessions, "End all of one's sessions, this one too")
+	route(s, http.MethodDelete, "/authn/sessions/others", user, 204, s.endOtherSessions, "End one's other sessions")
+	route(s, http.MethodDelete, "/authn/sessions/{id}", user, 204, s.endSession, "End one of one's sessions")
+	route(s, http.MethodGet, "/admin/keys", admin, 200, s.listKeys, "The signing keys, their states, what comes next and who holds them")
+	route(s, http.MethodPost, "/admin/keys/rotate", admin, 200, s.rotateKey, "Let the next key of an algorithm take over: when every verifier holds it, or at once")
+	route(s, http.MethodPost, "/admin/keys/{kid}/revoke", admin, 200, s.revokeKey, "Take a key out of use for ever, at once")
+	route(s, http.MethodGet, "/admin/keys/history", admin, 200, s.keyHistory, "What happened to the keys, the newest first")
+	s.registerOAuth()           // POST /oauth2/…
 	return s.api.RegisterDocs() // GET /docs, /openapi.json
 }
 
 func route[I, O any](s *Server, method, path string, who access, status int, h func(context.Context, *I) (*O, error), summary string) {
 	op := huma.Operation{
-		OperationID: strings.ReplaceAll(strings.TrimPrefix(path, "/authn/"), "/", "-"),
+		OperationID: operationID(method, path),
 		Method:      method, Path: path, Summary: summary, DefaultStatus: status, Tags: []string{"authn"},
 		MaxBodyBytes: 64 << 10,
+		Middlewares:  huma.Middlewares{s.withPeer},
 		Errors:       []int{400, 401, 413, 415, 422, 503},
 	}
 	switch who {
 	case user:
+		op.Errors = append(op.Errors, 403, 404)
 		op.Security = web.Scopes()
-		op.Middlewares = huma.Middlewares{s.authenticate}
+		op.Middlewares = append(op.Middlewares, s.authenticate)
+	case admin:
+		op.Errors = append(op.Errors, 403, 404, 409)
+		op.Security = web.Scopes(token.ScopeKeysAdmin)
+		op.Middlewares = append(op.Middlewares, s.authenticate, s.authorizeAdmin)
+		op.Tags = []string{"keys"}
 	case grants:
 		op.Metadata = web.OAuth
 	case public:
 		op.Errors = append(op.Errors, 409)
+	}
+	const mergePatch = "application/merge-patch+json"
+	if method == http.MethodPatch { // clients that know only application/json mean the same
+		op.RequestBody = &huma.RequestBody{Content: map[string]*huma.MediaType{mergePatch: {}}}
+		defer func() { op.RequestBody.Content["application/json"] = op.RequestBody.Content[mergePatch] }()
 	}
 	huma.Register(s.api.Huma, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := h(ctx, in)
@@ -67,6 +94,16 @@ func route[I, O any](s *Server, method, path string, who access, status int, h f
 	})
 }
 
+// operationID names an operation: its path, and the method where that isn't
+// the one that the path first had.
+func operationID(method, path string) string {
+	id := strings.NewReplacer("/", "-", "{", "", "}", "").Replace(strings.TrimPrefix(strings.TrimPrefix(path, "/authn"), "/"))
+	if method == http.MethodPost || method == http.MethodGet {
+		return id
+	}
+	return id + "-" + strings.ToLower(method)
+}
+
 // problem is the one place where this package's errors become answers.
 func problem(ctx context.Context, err error) *web.Problem {
 	var p *web.Problem
@@ -76,15 +113,38 @@ func problem(ctx context.Context, err error) *web.Problem {
 	case errors.Is(err, ErrEmailTaken):
 		return web.NewProblem(http.StatusConflict, "email_taken", "A user with this e-mail address exists.",
 			web.AtMember("/email", "is taken"))
+	case errors.Is(err, ErrDeleted):
+		return invalidGrant("account_deleted", "The account is deleted and will be erased. Its owner can restore it until then.")
+	case errors.Is(err, ErrPassword):
+		return web.NewProblem(http.StatusForbidden, "wrong_password", "The password given is not the account's.")
 	case errors.Is(err, ErrCredentials):
 		return invalidGrant("wrong_credentials", "No active account has this e-mail address and password.")
 	case errors.Is(err, ErrInvalidGrant):
 		web.NoteCause(ctx, err)
 		return invalidGrant("invalid_refresh_token", "The refresh token is not valid, or not any more. Log in again.")
+	case errors.Is(err, ErrAudienceClosed):
+		p := web.NewProblem(http.StatusBadRequest, "invalid_target", "Tokens for this audience are for registered clients only.",
+			web.AtMember("/audience", "is not open to users"))
+		p.OAuthError = "invalid_target" // RFC 8707 §2
+		return p
 	case errors.Is(err, errToken), errors.Is(err, ErrNoUser):
 		web.NoteCause(ctx, err)
 		return unauthorized()
-	case errors.Is(err, ErrBusy), errors.Is(err, keys.ErrStale), errors.Is(err, keys.ErrNotReady):
+	case errors.Is(err, ErrNoSession):
+		return web.NewProblem(http.StatusNotFound, "not_found", "You have no such session, or it has ended.")
+	case errors.Is(err, keys.ErrNoKey):
+		web.NoteCause(ctx, err)
+		return web.NewProblem(http.StatusNotFound, "no_such_key", "There is no such key, or none of this algorithm that could take over.")
+	case errors.Is(err, ErrIdempotencyReuse):
+		return web.NewProblem(http.StatusUnprocessableEntity, "idempotency_key_reused", "This Idempotency-Key came with another request before. Use a new one.",
+			web.FieldError{Header: "Idempotency-Key", Detail: "was used for another request"})
+	case errors.Is(err, ErrIdempotencyRunning):
+		return web.NewProblem(http.StatusConflict, "idempotency_key_in_use", "A request with this Idempotency-Key is being carried out. Send it again in a while.").
+			With("Retry-After", "60")
+	case errors.Is(err, keys.ErrConflict), errors.Is(err, keys.ErrClock):
+		web.NoteCause(ctx, err)
+		return web.Unavailable(2 * time.Second)
+	case errors.Is(err, ErrBusy), errors.Is(err, errNoSigner), errors.Is(err, keys.ErrStale), errors.Is(err, keys.ErrNotReady):
 		web.NoteCause(ctx, err)
 		return web.Unavailable(2 * time.Second)
 	}
@@ -147,12 +207,14 @@ func (s *Server) bearer(header string) (*token.Claims, error) {
 }
 
 type registerInput struct {
-	Body struct {
+	AcceptLanguage string `header:"Accept-Language" doc:"The user's language, where the body has none"`
+	Body           struct {
 		Email     string `json:"email" format:"email" maxLength:"254" doc:"Unique without regard to case" example:"ana@example.es"`
 		Password  string `json:"password" maxLength:"1024" doc:"8 to 128 characters, not a common password, not like the other values" example:"a long phrase of your own"`
 		FirstName string `json:"first_name,omitempty" maxLength:"150" example:"Ana"`
 		LastName  string `json:"last_name,omitempty" maxLength:"150" example:"García"`
 		Company   string `json:"company,omitempty" maxLength:"150" example:"Ejemplo S. L."`
+		Language  string `json:"language,omitempty" enum:"es,en" doc:"Of mail to the user; from Accept-Language if absent"`
 	}
 }
 
@@ -164,8 +226,11 @@ type userOutput struct {
 
 func (s *Server) registerUser(ctx context.Context, in *registerInput) (*userOutput, error) {
 	b := in.Body
+	if b.Language == "" {
+		b.Language = chooseLanguage(in.AcceptLanguage)
+	}
 	u, err := s.accounts.Create(ctx, NewUser{
-		Email: b.Email, Password: b.Password, FirstName: b.FirstName, LastName: b.LastName, Company: b.Company,
+		Email: b.Email, Password: b.Password, FirstName: b.FirstName, LastName: b.LastName, Company: b.Company, Language: b.Language,
 	})
 	if err != nil {
 		return nil, err
@@ -215,8 +280,11 @@ func (s *Server) token(ctx context.Context, in *tokenInput) (*tokensOutput, erro
 	if audience == "" {
 		audience = InmueblesAudience
 	}
-	g, err := s.accounts.login(ctx, email, b.Password, clientID, audience)
-	return s.answer("password", g, err)
+	if err := s.issuer.audiences.forUser(ctx, audience); err != nil {
+		return nil, err
+	}
+	g, err := s.accounts.login(ctx, email, b.Password, clientID, audience, peerOf(ctx))
+	return s.answer(ctx, "password", g, err)
 }
 
 type refreshInput struct {
@@ -234,12 +302,12 @@ func (s *Server) refreshToken(ctx context.Context, in *refreshInput) (*tokensOut
 	if text == "" {
 		return nil, web.Invalid(web.AtMember("/refresh", "is required"))
 	}
-	g, err := s.accounts.refresh(ctx, text)
-	return s.answer("refresh", g, err)
+	g, err := s.accounts.refresh(ctx, text, peerOf(ctx))
+	return s.answer(ctx, "refresh", g, err)
 }
 
 // answer makes the tokens of a grant, or passes its error on, and counts.
-func (s *Server) answer(kind string, g *grant, err error) (*tokensOutput, error) {
+func (s *Server) answer(ctx context.Context, kind string, g *grant, err error) (*tokensOutput, error) {
 	if err != nil {
 		outcome := "failed"
 		switch {
@@ -253,13 +321,16 @@ func (s *Server) answer(kind string, g *grant, err error) (*tokensOutput, error)
 		s.logins.WithLabelValues(kind, outcome).Inc()
 		return nil, err
 	}
-	accessToken, scope, life, err := s.issuer.issue(g)
+	accessToken, scope, life, err := s.issuer.issue(ctx, g)
 	if err != nil {
 		s.logins.WithLabelValues(kind, "failed").Inc()
 		return nil, err
 	}
 	s.logins.WithLabelValues(kind, "granted").Inc()
-	refresh := g.Refresh.String()
+	refresh := ""
+	if g.UserID != "" { // a client in its own name asks again instead (RFC 6749 §4.4.3)
+		refresh = g.Refresh.String()
+	}
 	return &tokensOutput{
 		CacheControl: "no-store", Pragma: "no-cache", // RFC 6749 §5.1
 		Body: tokens{
@@ -289,17 +360,4 @@ func (s *Server) signOut(ctx context.Context, in *signOutInput) (*struct{}, erro
 		return nil, errToken
 	}
 	return nil, s.accounts.store.end(ctx, session, "signed out", s.issuer.now())
-}
-
-func (s *Server) me(ctx context.Context, _ *struct{}) (*userOutput, error) {
-	claims, _ := ctx.Value(claimsKey{}).(*token.Claims)
-	session, err := uuid.Parse(claims.Session)
-	if err != nil {
-		return nil, errToken
-	}
-	row, err := s.accounts.store.userOfSession(ctx, session, s.issuer.now())
-	if err != nil {
-		return nil, err
-	}
-	return &userOutput{Location: "/authn/me", CacheControl: "no-store", Body: row.user()}, nil
 }
