@@ -16,8 +16,8 @@
 // from [Options] and from the query, ?scope=a&scope=b or ?scope=a+b, which the
 // reverse proxy writes in its configuration: what is asked for in either place
 // is needed. A query that says anything else is a mistake in that
-// configuration, and lets nobody through: a misspelt scope must not turn into
-// none.
+// configuration (a misspelt scope, a client's own query that is handed on) and
+// lets nobody through.
 //
 // [EnvoyPath] is the same for Envoy, which puts the path and the query of the
 // original request behind it. They are the client's, so they decide nothing:
