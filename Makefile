@@ -9,7 +9,8 @@ PACKAGES ?= ./...
 # Which benchmarks run, and how often each.
 BENCH ?= .
 BENCHCOUNT ?= 1
-# How long each fuzz target runs.
+# Where fuzz targets are looked for, and how long each runs.
+FUZZ ?= .
 FUZZTIME ?= 10s
 
 # Runs a command with real PostgreSQL and MongoDB servers at hand, and removes
@@ -50,12 +51,12 @@ drill-naive: ## the same with a rotation that must break some: the drill can see
 alerts: ## evaluate docs/prometheus-rules.yaml with Prometheus' own code
 	cd test/alerts && go test -count=1 -timeout 10m $(TESTFLAGS) ./...
 
-fuzz: ## each fuzz target for a while (FUZZTIME=10s)
-	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sort | \
+fuzz: ## each fuzz target for a while (FUZZ=./pkg/verify FUZZTIME=10s)
+	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' $(FUZZ) | sort | \
 	{ while IFS=: read -r file func; do \
-		echo "$${file%/*}: $${func#func }"; \
-		go test -run '^$$' -fuzz "^$${func#func }\$$" -fuzztime $(FUZZTIME) "$${file%/*}" || failed=1; \
-	done; test -z "$$failed"; }
+		found=1; echo "$${file%/*}: $${func#func }"; \
+		go test -run '^$$' -fuzz "^$${func#func }\$$" -fuzztime $(FUZZTIME) "./$${file%/*}" || failed=1; \
+	done; test -n "$$found" -a -z "$$failed"; }
 
 lint: ## golangci-lint (who may import whom, gosec, gofumpt, …), go vet, tidy modules
 	$(LINT) run ./...
