@@ -24,6 +24,7 @@ var ErrCredentials = errors.New("authserver: wrong e-mail address or password")
 type User struct {
 	ID        string       `json:"id" format:"uuid" doc:"UUIDv7; the sub of the user's tokens"`
 	Email     string       `json:"email" format:"email"`
+	Verified  bool         `json:"email_verified" doc:"Whether somebody has shown to read the address's mail"`
 	FirstName string       `json:"first_name"`
 	LastName  string       `json:"last_name"`
 	Company   string       `json:"company"`
@@ -60,12 +61,14 @@ type Accounts struct {
 	now     func() time.Time
 	options AccountsOptions
 	limits  SessionLimits
+	outbox  *outbox // nil if no mail is sent
 }
 
 // AccountsOptions are how accounts behave. The zero value has every default.
 type AccountsOptions struct {
 	Sessions      SessionLimits    // [DefaultSessionLimits] if zero
 	DeletionGrace time.Duration    // [DefaultDeletionGrace] if zero
+	Mail          MailOptions      // no mail if there is no Mailer
 	Now           func() time.Time // the clock, time.Now if nil
 }
 
@@ -93,12 +96,56 @@ func NewAccounts(store *Store, o AccountsOptions) *Accounts {
 	if o.DeletionGrace == 0 {
 		o.DeletionGrace = DefaultDeletionGrace
 	}
-	return &Accounts{store: store, hasher: newHasher(), now: o.Now, options: o, limits: o.Sessions}
+	return &Accounts{
+		store: store, hasher: newHasher(), now: o.Now, options: o, limits: o.Sessions,
+		outbox: newOutbox(store, o.Mail, o.Now),
+	}
 }
 
-// Create stores a user. The error joins a [*FieldError] for each value that
-// won't do, or is [ErrEmailTaken], [ErrBusy], or a failure of the database.
+// Create stores a user whose address the operator vouches for. The error joins
+// a [*FieldError] for each value that won't do, or is [ErrEmailTaken],
+// [ErrBusy], or a failure of the database.
 func (a *Accounts) Create(ctx context.Context, n NewUser) (*User, error) {
+	row, err := a.newUser(n)
+	if err != nil {
+		return nil, err
+	}
+	row.EmailVerifiedAt = &row.CreatedAt
+	return a.create(ctx, row, n.Password, nil)
+}
+
+// register stores a user who came by HTTP. The errors are those of
+// [Accounts.Create].
+func (a *Accounts) register(ctx context.Context, n NewUser) (*User, error) {
+	row, err := a.newUser(n)
+	if err != nil {
+		return nil, err
+	}
+	var welcome *outboxRow
+	if a.options.Mail.Verify == VerifyWarn {
+		welcome = a.mail(mailVerify, row, "", "")
+	}
+	defer a.outbox.call()
+	return a.create(ctx, row, n.Password, welcome)
+}
+
+// registerSilently stores a user whose address has to be verified. One that is
+// taken gets mail instead, and no error says so: for both the hash is computed
+// and the same statements run.
+func (a *Accounts) registerSilently(ctx context.Context, n NewUser) error {
+	row, err := a.newUser(n)
+	if err != nil {
+		return err
+	}
+	if row.PasswordHash, err = a.hasher.hash(ctx, n.Password); err != nil {
+		return err
+	}
+	defer a.outbox.call()
+	return a.store.insertOrTell(ctx, row, a.mail(mailVerify, row, "", ""), a.mail(mailKnown, nil, row.EmailKey, n.Language))
+}
+
+// newUser checks a new user's values, and is what is stored but for the hash.
+func (a *Accounts) newUser(n NewUser) (*userRow, error) {
 	email, key, err := parseEmail(n.Email)
 	errs := []error{err}
 	for _, f := range []struct{ field, value string }{
@@ -108,30 +155,8 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (*User, error) {
 			errs = append(errs, &FieldError{f.field, reason})
 		}
 	}
-	if reason := weakness(n.Password, n.Email, n.FirstName, n.LastName, n.FirstName+n.LastName, n.Company); reason != "" {
-		errs = append(errs, &FieldError{"password", reason})
-	}
 	if len(n.Roles) == 0 {
 		n.Roles = []token.Role{token.RoleUser}
-	}
-	for _, r := range n.Roles {
-		if !r.Valid() {
-			errs = append(errs, &FieldError{"roles", "must be of " + joinRoles(token.Roles(), ", ")})
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
-	// Ask before hashing: a taken address shouldn't cost 30 ms of a core. The
-	// unique column decides when two ask at once.
-	if _, err := a.store.findUser(ctx, key); err == nil {
-		return nil, ErrEmailTaken
-	} else if !errors.Is(err, ErrNoUser) {
-		return nil, err
-	}
-	hash, err := a.hasher.hash(ctx, n.Password)
-	if err != nil {
-		return nil, err
 	}
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -139,14 +164,45 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (*User, error) {
 	}
 	now := a.now().UnixMilli()
 	row := &userRow{
-		ID: id.String(), Email: email, EmailKey: key, PasswordHash: hash,
+		ID: id.String(), Email: email, EmailKey: key,
 		FirstName: n.FirstName, LastName: n.LastName, Company: n.Company,
 		Language: n.Language, Roles: joinRoles(n.Roles, " "), CreatedAt: now, UpdatedAt: now,
 	}
-	if err := a.store.insertUser(ctx, row); err != nil {
+	like := *row
+	like.Email = n.Email // also where it isn't valid
+	if reason := a.weakness(n.Password, &like); reason != "" {
+		errs = append(errs, &FieldError{"password", reason})
+	}
+	for _, r := range n.Roles {
+		if !r.Valid() {
+			errs = append(errs, &FieldError{"roles", "must be of " + joinRoles(token.Roles(), ", ")})
+		}
+	}
+	return row, errors.Join(errs...)
+}
+
+// create hashes the password and stores a user, with mail if there is some.
+func (a *Accounts) create(ctx context.Context, row *userRow, password string, welcome *outboxRow) (*User, error) {
+	// Ask before hashing: a taken address shouldn't cost 30 ms of a core. The
+	// unique column decides when two ask at once.
+	if _, err := a.store.findUser(ctx, row.EmailKey); err == nil {
+		return nil, ErrEmailTaken
+	} else if !errors.Is(err, ErrNoUser) {
+		return nil, err
+	}
+	var err error
+	if row.PasswordHash, err = a.hasher.hash(ctx, password); err != nil {
+		return nil, err
+	}
+	if err := a.store.insertUser(ctx, row, welcome); err != nil {
 		return nil, err
 	}
 	return row.user(), nil
+}
+
+// weakness says why a user may not choose a password, or "".
+func (a *Accounts) weakness(password string, user *userRow) string {
+	return weakness(password, user.Email, user.FirstName, user.LastName, user.FirstName+user.LastName, user.Company)
 }
 
 // List returns up to limit users in the order of their addresses, after the
@@ -194,6 +250,8 @@ type grant struct {
 	Audience  string
 	Roles     []token.Role
 	Refresh   refreshToken
+
+	Unverified bool // and this server asks for a verified address
 }
 
 // authenticate returns the user who has this address and password, or
@@ -228,6 +286,10 @@ func (a *Accounts) login(ctx context.Context, email, password, clientID, audienc
 	if err != nil {
 		return nil, err
 	}
+	unverified := user.EmailVerifiedAt == nil && a.outbox != nil && a.outbox.Verify != VerifyOff
+	if unverified && a.outbox.Verify == VerifyRequired {
+		return nil, errors.Join(ErrUnverified, a.requestVerification(ctx, user))
+	}
 	id, err := uuid.NewV7()
 	if err != nil {
 		return nil, fmt.Errorf("make a session id: %w", err)
@@ -246,7 +308,7 @@ func (a *Accounts) login(ctx context.Context, email, password, clientID, audienc
 	if err != nil {
 		return nil, err
 	}
-	return &grant{id, user.ID, clientID, audience, parseRoles(user.Roles), refresh}, nil
+	return &grant{id, user.ID, clientID, audience, parseRoles(user.Roles), refresh, unverified}, nil
 }
 
 // refreshTries is how often a rotation is repeated after a failure that may
@@ -294,7 +356,10 @@ func (a *Accounts) refresh(ctx context.Context, text string, from peer) (*grant,
 }
 
 func (s *session) grant(refresh refreshToken) *grant {
-	return &grant{refresh.session, s.UserID, s.ClientID, s.Audience, parseRoles(s.Roles), refresh}
+	return &grant{
+		SessionID: refresh.session, UserID: s.UserID, ClientID: s.ClientID, Audience: s.Audience,
+		Roles: parseRoles(s.Roles), Refresh: refresh,
+	}
 }
 
 // signOut ends the session of a refresh token. A token that isn't genuine
@@ -315,7 +380,7 @@ func (a *Accounts) signOut(ctx context.Context, text string) error {
 	return a.store.end(ctx, shown.session, "signed out", a.now())
 }
 
-// Sweep deletes sessions that expired a month ago, and accounts whose owners
+// Sweep deletes sessions that expired a month ago, expired links, and accounts whose owners
 // deleted them, in small batches until ctx ends or none is left. It is cheap
 // and may run on every replica.
 func (a *Accounts) Sweep(ctx context.Context) error {
@@ -323,6 +388,7 @@ func (a *Accounts) Sweep(ctx context.Context) error {
 	now := a.now()
 	return errors.Join(
 		untilFew(batch, func() (int64, error) { return a.store.sweep(ctx, now.Add(-keep), batch) }),
+		untilFew(batch, func() (int64, error) { return a.store.expireLinks(ctx, now, batch) }),
 		untilFew(batch/10, func() (int64, error) { return a.store.eraseUsers(ctx, now, batch/10) }),
 	)
 }
@@ -338,7 +404,7 @@ func untilFew(batch int64, f func() (int64, error)) error {
 
 func (u *userRow) user() *User {
 	user := &User{
-		ID: u.ID, Email: u.Email, FirstName: u.FirstName, LastName: u.LastName, Company: u.Company, Language: u.Language,
+		ID: u.ID, Email: u.Email, Verified: u.EmailVerifiedAt != nil, FirstName: u.FirstName, LastName: u.LastName, Company: u.Company, Language: u.Language,
 		Roles: parseRoles(u.Roles), CreatedAt: time.UnixMilli(u.CreatedAt).UTC(), Disabled: u.DisabledAt != nil,
 	}
 	if u.EraseAt != nil {

@@ -30,6 +30,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -124,6 +125,12 @@ func New(o Options) (*Server, error) {
 		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
 	}
 	o.Metrics.MustRegister(s.logins)
+	if b := o.Accounts.outbox; b != nil {
+		b.log = o.Log
+		o.Metrics.MustRegister(b.sent, b.waiting)
+	} else if v := o.Accounts.options.Mail.Verify; v == VerifyWarn || v == VerifyRequired {
+		return nil, fmt.Errorf("%w: addresses can't be verified without a Mailer", ErrOptions)
+	}
 	s.api = web.NewAPI(web.Info{Title: "urbandata authn", Version: o.Version, Description: apiDescription})
 	if err := s.register(); err != nil {
 		return nil, err
@@ -135,13 +142,18 @@ func New(o Options) (*Server, error) {
 const apiDescription = "Users, sessions and tokens. Every path also works with a trailing slash. " +
 	"Errors are `application/problem+json` (RFC 9457) and, where tokens are issued, carry the members of RFC 6749 §5.2 too."
 
-// Run deletes expired sessions now and then, until ctx ends.
+// Run sends mail, and deletes what has expired now and then, until ctx ends.
 func (s *Server) Run(ctx context.Context) {
+	if b := s.accounts.outbox; b != nil {
+		var sending sync.WaitGroup
+		sending.Go(func() { b.run(ctx) })
+		defer sending.Wait()
+	}
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for {
 		if err := s.accounts.Sweep(ctx); err != nil && ctx.Err() == nil {
-			s.log.LogAttrs(ctx, slog.LevelWarn, "expired sessions could not be deleted", slog.String("cause", err.Error()))
+			s.log.LogAttrs(ctx, slog.LevelWarn, "what has expired could not be deleted", slog.String("cause", err.Error()))
 		}
 		select {
 		case <-ctx.Done():

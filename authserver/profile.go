@@ -184,7 +184,8 @@ func (a *Accounts) changePassword(ctx context.Context, c *caller, current, passw
 	if err != nil {
 		return err
 	}
-	err = a.store.replacePassword(ctx, c.user, hash, c.session, a.now())
+	err = a.store.replacePassword(ctx, c.user, hash, c.session, a.mail(mailPasswordChanged, c.user, "", ""), a.now())
+	a.outbox.call()
 	if errors.Is(err, ErrNoUser) {
 		return ErrPassword // it was changed meanwhile
 	}
@@ -194,7 +195,7 @@ func (a *Accounts) changePassword(ctx context.Context, c *caller, current, passw
 // choose checks that a user may choose a password, and hashes it. The error
 // is a [*FieldError] or [ErrBusy].
 func (a *Accounts) choose(ctx context.Context, field, password string, user *userRow) (hash string, err error) {
-	if reason := weakness(password, user.Email, user.FirstName, user.LastName, user.FirstName+user.LastName, user.Company); reason != "" {
+	if reason := a.weakness(password, user); reason != "" {
 		return "", &FieldError{field, reason}
 	}
 	return a.hasher.hash(ctx, password)
@@ -207,7 +208,8 @@ func (a *Accounts) deleteOwn(ctx context.Context, c *caller, password string) (t
 	}
 	now := a.now()
 	eraseAt := now.Add(a.options.DeletionGrace).UTC().Truncate(time.Millisecond)
-	err := a.store.deleteUser(ctx, c.user, eraseAt, now)
+	err := a.store.deleteUser(ctx, c.user, eraseAt, a.mail(mailDeleted, c.user, "", ""), now)
+	a.outbox.call()
 	if errors.Is(err, ErrNoUser) {
 		err = ErrPassword // it was changed meanwhile
 	}

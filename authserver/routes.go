@@ -27,7 +27,11 @@ const (
 // register is the route table.
 func (s *Server) register() error {
 	s.Health.Register(s.api)
-	route(s, http.MethodPost, "/authn/register", public, 201, s.registerUser, "Register a user")
+	if s.accounts.options.Mail.Verify == VerifyRequired {
+		route(s, http.MethodPost, "/authn/register", public, 202, s.registerSilently, "Register a user; a link goes to the address")
+	} else {
+		route(s, http.MethodPost, "/authn/register", public, 201, s.registerUser, "Register a user")
+	}
 	route(s, http.MethodPost, "/authn/token", grants, 200, s.token, "Log in: a password for an access and a refresh token")
 	route(s, http.MethodPost, "/authn/token/refresh", grants, 200, s.refreshToken, "A refresh token for the next pair")
 	route(s, http.MethodPost, "/authn/sign_out", public, 204, s.signOut, "End a session, by its access token or its refresh token")
@@ -37,6 +41,13 @@ func (s *Server) register() error {
 	route(s, http.MethodGet, "/authn/me/data", user, 200, s.data, "All that is kept about one")
 	route(s, http.MethodPost, "/authn/me/password", user, 204, s.changePassword, "Change one's password; one's other sessions end")
 	route(s, http.MethodPost, "/authn/restore", public, 204, s.restore, "Bring back an account that its owner deleted")
+	if s.accounts.outbox != nil {
+		route(s, http.MethodPost, "/authn/me/email", user, 202, s.requestEmail, "Ask for another address; a link goes there")
+		route(s, http.MethodPost, "/authn/email/verify", user, 202, s.requestVerification, "Have the mail sent again that verifies one's address")
+		route(s, http.MethodPost, "/authn/email/confirm", public, 204, s.confirmEmail, "Use a link that verifies or changes an address")
+		route(s, http.MethodPost, "/authn/password/reset", public, 202, s.requestReset, "Ask for a link to choose another password")
+		route(s, http.MethodPost, "/authn/password/reset/confirm", public, 204, s.confirmReset, "Use such a link; all sessions end")
+	}
 	route(s, http.MethodGet, "/authn/sessions", user, 200, s.listSessions, "One's live sessions, the newest first")
 	route(s, http.MethodDelete, "/authn/sessions", user, 204, s.endAllSessions, "End all of one's sessions, this one too")
 	route(s, http.MethodDelete, "/authn/sessions/others", user, 204, s.endOtherSessions, "End one's other sessions")
@@ -96,9 +107,13 @@ func operationID(method, path string) string {
 // problem is the one place where this package's errors become answers.
 func problem(ctx context.Context, err error) *web.Problem {
 	var p *web.Problem
-	switch {
-	case errors.As(err, &p):
+	if errors.As(err, &p) {
 		return p
+	}
+	if p := mailProblem(err); p != nil {
+		return p
+	}
+	switch {
 	case errors.Is(err, ErrEmailTaken):
 		return web.NewProblem(http.StatusConflict, "email_taken", "A user with this e-mail address exists.",
 			web.AtMember("/email", "is taken"))
@@ -197,17 +212,26 @@ type userOutput struct {
 }
 
 func (s *Server) registerUser(ctx context.Context, in *registerInput) (*userOutput, error) {
-	b := in.Body
-	if b.Language == "" {
-		b.Language = chooseLanguage(in.AcceptLanguage)
-	}
-	u, err := s.accounts.Create(ctx, NewUser{
-		Email: b.Email, Password: b.Password, FirstName: b.FirstName, LastName: b.LastName, Company: b.Company, Language: b.Language,
-	})
+	u, err := s.accounts.register(ctx, in.user())
 	if err != nil {
 		return nil, err
 	}
 	return &userOutput{Location: "/authn/me", CacheControl: "no-store", Body: u}, nil
+}
+
+// registerSilently answers the same for a new address and a known one.
+func (s *Server) registerSilently(ctx context.Context, in *registerInput) (*struct{}, error) {
+	return nil, s.accounts.registerSilently(ctx, in.user())
+}
+
+func (in *registerInput) user() NewUser {
+	b := in.Body
+	if b.Language == "" {
+		b.Language = chooseLanguage(in.AcceptLanguage)
+	}
+	return NewUser{
+		Email: b.Email, Password: b.Password, FirstName: b.FirstName, LastName: b.LastName, Company: b.Company, Language: b.Language,
+	}
 }
 
 type tokenInput struct {
@@ -229,6 +253,7 @@ type tokens struct {
 	TokenType    string `json:"token_type" example:"Bearer"`
 	ExpiresIn    int    `json:"expires_in" doc:"Seconds until the access token expires" example:"300"`
 	Scope        string `json:"scope" doc:"What the access token allows, separated by spaces"`
+	Unverified   bool   `json:"email_unverified,omitzero" required:"false" doc:"The user has still to verify the e-mail address, where this server asks for that"`
 }
 
 type tokensOutput struct {
@@ -282,7 +307,7 @@ func (s *Server) answer(kind string, g *grant, err error) (*tokensOutput, error)
 		switch {
 		case errors.Is(err, ErrReused):
 			outcome = "reused"
-		case errors.Is(err, ErrCredentials), errors.Is(err, ErrInvalidGrant):
+		case errors.Is(err, ErrCredentials), errors.Is(err, ErrInvalidGrant), errors.Is(err, ErrDeleted), errors.Is(err, ErrUnverified):
 			outcome = "refused"
 		case errors.Is(err, ErrBusy):
 			outcome = "busy"
@@ -301,7 +326,7 @@ func (s *Server) answer(kind string, g *grant, err error) (*tokensOutput, error)
 		CacheControl: "no-store", Pragma: "no-cache", // RFC 6749 §5.1
 		Body: tokens{
 			Access: accessToken, Refresh: refresh, AccessToken: accessToken, RefreshToken: refresh,
-			TokenType: "Bearer", ExpiresIn: int(life / time.Second), Scope: scope.String(),
+			TokenType: "Bearer", ExpiresIn: int(life / time.Second), Scope: scope.String(), Unverified: g.Unverified,
 		},
 	}, nil
 }

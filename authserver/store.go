@@ -100,6 +100,8 @@ type userRow struct {
 	DisabledBy   string `db:"disabled_by"` // byOwner, byOperator, or "" (which is an operator, too)
 	EraseAt      *int64 `db:"erase_at"`
 	Language     string `db:"language"`
+
+	EmailVerifiedAt *int64 `db:"email_verified_at"`
 }
 
 // Who disabled a user.
@@ -109,23 +111,46 @@ const (
 )
 
 const userColumns = `id, email, email_key, password_hash, first_name, last_name, company, roles,
-	created_at, updated_at, disabled_at, disabled_by, erase_at, language`
+	created_at, updated_at, disabled_at, disabled_by, erase_at, language, email_verified_at`
 
 const selectUser = "SELECT " + userColumns + " FROM users"
 
-// insertUser stores a user, or returns [ErrEmailTaken].
-func (s *Store) insertUser(ctx context.Context, u *userRow) error {
-	_, err := s.write.NamedExecContext(ctx, `INSERT INTO users
-		(`+userColumns+`)
-		VALUES (:id, :email, :email_key, :password_hash, :first_name, :last_name, :company, :roles,
-			:created_at, :updated_at, :disabled_at, :disabled_by, :erase_at, :language)`, u)
+const insertUserSQL = `INSERT INTO users (` + userColumns + `)
+	VALUES (:id, :email, :email_key, :password_hash, :first_name, :last_name, :company, :roles,
+		:created_at, :updated_at, :disabled_at, :disabled_by, :erase_at, :language, :email_verified_at)`
+
+// insertUser stores a user, with mail if there is some, or returns
+// [ErrEmailTaken].
+func (s *Store) insertUser(ctx context.Context, u *userRow, welcome *outboxRow) error {
+	err := s.transaction(ctx, func(tx *sqlx.Tx) error {
+		if _, err := tx.NamedExecContext(ctx, insertUserSQL, u); err != nil {
+			return fmt.Errorf("store a user: %w", err)
+		}
+		return notify(ctx, welcome)(tx)
+	})
 	if isUnique(err) {
 		return ErrEmailTaken
 	}
-	if err != nil {
-		return fmt.Errorf("store a user: %w", err)
-	}
-	return nil
+	return err
+}
+
+// insertOrTell stores a user and mail, or, if the address is taken, other mail
+// only, in one transaction.
+func (s *Store) insertOrTell(ctx context.Context, u *userRow, welcome, known *outboxRow) error {
+	return s.transaction(ctx, func(tx *sqlx.Tx) error {
+		res, err := tx.NamedExecContext(ctx, insertUserSQL+" ON CONFLICT (email_key) DO NOTHING", u)
+		if err != nil {
+			return fmt.Errorf("store a user: %w", err)
+		}
+		n, err := res.RowsAffected()
+		if err != nil {
+			return fmt.Errorf("store a user: %w", err)
+		}
+		if n == 0 {
+			welcome = known
+		}
+		return notify(ctx, welcome)(tx)
+	})
 }
 
 // findUser returns the user of a folded address, or [ErrNoUser].
@@ -167,7 +192,8 @@ func (s *Store) listUsers(ctx context.Context, after string, limit int) ([]userR
 // address.
 func (s *Store) setPassword(ctx context.Context, emailKey, hash string, now time.Time) error {
 	return s.changed(ctx, `UPDATE users SET password_hash = ?, updated_at = ?, disabled_at = NULL, disabled_by = '', erase_at = NULL
-		WHERE email_key = ?`, []any{hash, now.UnixMilli(), emailKey}, endAllOf(ctx, emailKey, "password changed", now))
+		WHERE email_key = ?`, []any{hash, now.UnixMilli(), emailKey}, endAllOf(ctx, emailKey, "password changed", now),
+		func(tx *sqlx.Tx) error { return dropResets(ctx, tx, emailKey) })
 }
 
 // disable disables a user on an operator's behalf, and ends the sessions, in
@@ -177,6 +203,16 @@ func (s *Store) setPassword(ctx context.Context, emailKey, hash string, now time
 func (s *Store) disable(ctx context.Context, emailKey string, now time.Time) error {
 	return s.changed(ctx, "UPDATE users SET updated_at = ?, disabled_at = ?, disabled_by = ? WHERE email_key = ?",
 		[]any{now.UnixMilli(), now.UnixMilli(), byOperator, emailKey}, endAllOf(ctx, emailKey, "user disabled", now))
+}
+
+// dropResets deletes the reset links of the user of an address.
+func dropResets(ctx context.Context, tx *sqlx.Tx, emailKey string) error {
+	_, err := tx.ExecContext(ctx, tx.Rebind(`DELETE FROM email_links WHERE purpose = ?
+		AND user_id = (SELECT id FROM users WHERE email_key = ?)`), mailReset, emailKey)
+	if err != nil {
+		return fmt.Errorf("delete a user's links: %w", err)
+	}
+	return nil
 }
 
 // endAllOf ends all sessions of the user of an address.

@@ -85,21 +85,24 @@ func (s *Store) attempt(ctx context.Context, f func(*sqlx.Tx) error) error {
 // replacePassword puts a hash in the place of the one that u has, and ends
 // u's sessions but one ([uuid.Nil] for none), in one transaction. It returns
 // [ErrNoUser] when the hash is no longer that one or u is disabled.
-func (s *Store) replacePassword(ctx context.Context, u *userRow, hash string, keep uuid.UUID, now time.Time) error {
+func (s *Store) replacePassword(ctx context.Context, u *userRow, hash string, keep uuid.UUID, notice *outboxRow, now time.Time) error {
 	return s.changed(ctx, `UPDATE users SET password_hash = ?, updated_at = ?
 		WHERE id = ? AND password_hash = ? AND disabled_at IS NULL`,
 		[]any{hash, now.UnixMilli(), u.ID, u.PasswordHash},
-		func(tx *sqlx.Tx) error { return endAll(ctx, tx, u.ID, keep, "password changed", now) })
+		func(tx *sqlx.Tx) error { return endAll(ctx, tx, u.ID, keep, "password changed", now) },
+		func(tx *sqlx.Tx) error { return dropLinks(ctx, tx, u.ID, mailReset) },
+		notify(ctx, notice))
 }
 
 // deleteUser disables the account of u on its owner's behalf, to be erased
 // later, and ends its sessions, in one transaction. It returns [ErrNoUser]
 // when u was disabled or given another password meanwhile.
-func (s *Store) deleteUser(ctx context.Context, u *userRow, eraseAt, now time.Time) error {
+func (s *Store) deleteUser(ctx context.Context, u *userRow, eraseAt time.Time, notice *outboxRow, now time.Time) error {
 	return s.changed(ctx, `UPDATE users SET disabled_at = ?, disabled_by = ?, erase_at = ?, updated_at = ?
 		WHERE id = ? AND password_hash = ? AND disabled_at IS NULL`,
 		[]any{now.UnixMilli(), byOwner, eraseAt.UnixMilli(), now.UnixMilli(), u.ID, u.PasswordHash},
-		func(tx *sqlx.Tx) error { return endAll(ctx, tx, u.ID, uuid.Nil, "account deleted", now) })
+		func(tx *sqlx.Tx) error { return endAll(ctx, tx, u.ID, uuid.Nil, "account deleted", now) },
+		notify(ctx, notice))
 }
 
 // restoreUser takes deleteUser back, or returns [ErrNoUser] when the account
@@ -108,6 +111,11 @@ func (s *Store) restoreUser(ctx context.Context, u *userRow, now time.Time) erro
 	return s.changed(ctx, `UPDATE users SET disabled_at = NULL, disabled_by = '', erase_at = NULL, updated_at = ?
 		WHERE id = ? AND password_hash = ? AND disabled_by = ? AND erase_at > ?`,
 		[]any{now.UnixMilli(), u.ID, u.PasswordHash, byOwner, now.UnixMilli()})
+}
+
+// expireLinks deletes links that have expired.
+func (s *Store) expireLinks(ctx context.Context, now time.Time, limit int) (int64, error) {
+	return s.deleteSome(ctx, "email_links", "hash", "expires_at <= ?", now.UnixMilli(), limit)
 }
 
 // eraseUsers deletes users whose time has come, and all that belongs to them,
