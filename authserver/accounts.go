@@ -14,6 +14,7 @@ import (
 	"golang.org/x/text/unicode/norm"
 
 	"github.com/urbandata/urbandata/pkg/token"
+	"github.com/urbandata/urbandata/pkg/web"
 )
 
 // ErrCredentials says that no enabled user has this address and password. It
@@ -69,6 +70,7 @@ type AccountsOptions struct {
 	Sessions      SessionLimits    // [DefaultSessionLimits] if zero
 	DeletionGrace time.Duration    // [DefaultDeletionGrace] if zero
 	Mail          MailOptions      // no mail if there is no Mailer
+	Breached      *BreachedList    // passwords that may not be chosen; none if nil
 	Now           func() time.Time // the clock, time.Now if nil
 }
 
@@ -144,8 +146,9 @@ func (a *Accounts) registerSilently(ctx context.Context, n NewUser) error {
 	return a.store.insertOrTell(ctx, row, a.mail(mailVerify, row, "", ""), a.mail(mailKnown, nil, row.EmailKey, n.Language))
 }
 
-// newUser checks a new user's values, and is what is stored but for the hash.
-func (a *Accounts) newUser(n NewUser) (*userRow, error) {
+// newRow checks a new user's values but for the password, and is what is
+// stored but for its hash. The error joins [*FieldError]s.
+func (a *Accounts) newRow(n NewUser) (*userRow, error) {
 	email, key, err := parseEmail(n.Email)
 	errs := []error{err}
 	for _, f := range []struct{ field, value string }{
@@ -158,27 +161,32 @@ func (a *Accounts) newUser(n NewUser) (*userRow, error) {
 	if len(n.Roles) == 0 {
 		n.Roles = []token.Role{token.RoleUser}
 	}
-	id, err := uuid.NewV7()
-	if err != nil {
-		return nil, fmt.Errorf("make a user id: %w", err)
-	}
-	now := a.now().UnixMilli()
-	row := &userRow{
-		ID: id.String(), Email: email, EmailKey: key,
-		FirstName: n.FirstName, LastName: n.LastName, Company: n.Company,
-		Language: n.Language, Roles: joinRoles(n.Roles, " "), CreatedAt: now, UpdatedAt: now,
-	}
-	like := *row
-	like.Email = n.Email // also where it isn't valid
-	if reason := a.weakness(n.Password, &like); reason != "" {
-		errs = append(errs, &FieldError{"password", reason})
-	}
 	for _, r := range n.Roles {
 		if !r.Valid() {
 			errs = append(errs, &FieldError{"roles", "must be of " + joinRoles(token.Roles(), ", ")})
 		}
 	}
-	return row, errors.Join(errs...)
+	id, err := uuid.NewV7()
+	if err != nil {
+		return nil, fmt.Errorf("make a user id: %w", err)
+	}
+	now := a.now().UnixMilli()
+	return &userRow{
+		ID: id.String(), Email: email, EmailKey: key,
+		FirstName: n.FirstName, LastName: n.LastName, Company: n.Company,
+		Language: n.Language, Roles: joinRoles(n.Roles, " "), CreatedAt: now, UpdatedAt: now,
+	}, errors.Join(errs...)
+}
+
+// newUser is newRow with a check of the password.
+func (a *Accounts) newUser(n NewUser) (*userRow, error) {
+	row, err := a.newRow(n)
+	if row == nil {
+		return nil, err
+	}
+	like := *row
+	like.Email = n.Email // also where it isn't valid
+	return row, errors.Join(err, a.allowed("password", n.Password, &like))
 }
 
 // create hashes the password and stores a user, with mail if there is some.
@@ -200,9 +208,18 @@ func (a *Accounts) create(ctx context.Context, row *userRow, password string, we
 	return row.user(), nil
 }
 
-// weakness says why a user may not choose a password, or "".
-func (a *Accounts) weakness(password string, user *userRow) string {
-	return weakness(password, user.Email, user.FirstName, user.LastName, user.FirstName+user.LastName, user.Company)
+// allowed checks that a user may choose a password. The error is a
+// [*FieldError], or that of the list of breached passwords.
+func (a *Accounts) allowed(field, password string, user *userRow) error {
+	reason := weakness(password, user.Email, user.FirstName, user.LastName, user.FirstName+user.LastName, user.Company)
+	if reason != "" {
+		return &FieldError{field, reason}
+	}
+	breached, err := a.options.Breached.has(password)
+	if breached {
+		return &FieldError{field, "is known to attackers from a data breach"}
+	}
+	return err
 }
 
 // List returns up to limit users in the order of their addresses, after the
@@ -256,33 +273,52 @@ type grant struct {
 
 // authenticate returns the user who has this address and password, or
 // [ErrCredentials]. An unknown address, a wrong password and a disabled user
-// are one error at one cost: the hash is computed for each. With
-// [ErrDeleted], which only the right password gets, comes the user too.
-func (a *Accounts) authenticate(ctx context.Context, email, password string) (*userRow, error) {
-	user, err := a.store.findUser(ctx, foldEmail(email))
-	if err != nil && !errors.Is(err, ErrNoUser) {
-		return nil, err
+// are one error at one cost: a hash is computed for each. With [ErrDeleted],
+// which only the right password gets, comes the user too.
+//
+// Users who were imported have hashes of other costs. For an address that
+// nobody has, what the next user has is computed: each address has one cost,
+// and unknown ones have the same costs, as often, as known ones.
+func (a *Accounts) authenticate(ctx context.Context, email, password string) (user *userRow, outdated bool, err error) {
+	key := foldEmail(email)
+	user, err = a.store.userFrom(ctx, key)
+	if errors.Is(err, ErrNoUser) {
+		user, err = &userRow{}, nil
 	}
-	if user == nil {
-		user = &userRow{}
+	if err != nil {
+		return nil, false, err
 	}
-	ok, err := a.hasher.verify(ctx, user.PasswordHash, password)
+	ok, outdated, err := a.hasher.verify(ctx, user.PasswordHash, password)
 	switch {
 	case err != nil:
-		return nil, err
-	case !ok:
-		return nil, ErrCredentials
+		return nil, false, err
+	case !ok || user.EmailKey != key:
+		return nil, false, ErrCredentials
 	case user.DisabledAt == nil:
-		return user, nil
+		return user, outdated, nil
 	case user.DisabledBy == byOwner && user.EraseAt != nil && *user.EraseAt > a.now().UnixMilli():
-		return user, ErrDeleted
+		return user, false, ErrDeleted
 	}
-	return nil, ErrCredentials
+	return nil, false, ErrCredentials
 }
 
-// login starts a session, or returns what [Accounts.authenticate] does.
+// login starts a session, or returns what [Accounts.authenticate] does, or
+// [ErrUnverified].
 func (a *Accounts) login(ctx context.Context, email, password, clientID, audience string, from peer) (*grant, error) {
-	user, err := a.authenticate(ctx, email, password)
+	g, err := a.tryLogin(ctx, email, password, clientID, audience, from)
+	if errors.Is(err, ErrNoUser) {
+		// The user was disabled or given another password meanwhile, or the
+		// same one stored anew by another login: look again.
+		g, err = a.tryLogin(ctx, email, password, clientID, audience, from)
+	}
+	if errors.Is(err, ErrNoUser) {
+		err = ErrCredentials
+	}
+	return g, err
+}
+
+func (a *Accounts) tryLogin(ctx context.Context, email, password, clientID, audience string, from peer) (*grant, error) {
+	user, outdated, err := a.authenticate(ctx, email, password)
 	if err != nil {
 		return nil, err
 	}
@@ -302,13 +338,25 @@ func (a *Accounts) login(ctx context.Context, email, password, clientID, audienc
 		CreatedAt: now, IdleExpiresAt: now.Add(a.limits.Idle), ExpiresAt: now.Add(a.limits.Lifetime),
 		Peer: from,
 	}, user.PasswordHash)
-	if errors.Is(err, ErrNoUser) {
-		return nil, ErrCredentials // disabled, or given another password, meanwhile
-	}
 	if err != nil {
 		return nil, err
 	}
+	if outdated {
+		a.rehash(ctx, user, password)
+	}
 	return &grant{id, user.ID, clientID, audience, parseRoles(user.Roles), refresh, unverified}, nil
+}
+
+// rehash stores the password that was just checked in today's form. If that
+// can't be done, the next login does it.
+func (a *Accounts) rehash(ctx context.Context, user *userRow, password string) {
+	hash, err := a.hasher.hash(ctx, password)
+	if err == nil {
+		err = a.store.rehash(ctx, user, hash)
+	}
+	if err != nil {
+		web.NoteCause(ctx, fmt.Errorf("store a password anew: %w", err))
+	}
 }
 
 // refreshTries is how often a rotation is repeated after a failure that may
@@ -442,7 +490,7 @@ func parseEmail(s string) (email, key string, err error) {
 	switch {
 	case len(email) > maxEmail:
 		return "", "", &FieldError{"email", "must have at most 254 bytes"}
-	case parseErr != nil, parsed.Name != "", parsed.Address != email, // "A <a@b>", "(c)a@b", quoted
+	case !utf8.ValidString(s), parseErr != nil, parsed.Name != "", parsed.Address != email, // "A <a@b>", "(c)a@b", quoted
 		local == "", len(local) > 64, strings.ContainsAny(email, "\"\\()<>[],;: "),
 		strings.HasPrefix(domain, "."), strings.HasSuffix(domain, "."), strings.Contains(domain, ".."),
 		strings.ContainsFunc(email, unicode.IsControl):
@@ -452,8 +500,11 @@ func parseEmail(s string) (email, key string, err error) {
 }
 
 // foldEmail is the form in which addresses are compared: without regard to
-// case or to how a character was put together.
-func foldEmail(s string) string { return strings.ToLower(norm.NFKC.String(s)) }
+// case or to how a character was put together. NUL, which no address has and
+// PostgreSQL can't store, becomes a character that no address has either.
+func foldEmail(s string) string {
+	return strings.ReplaceAll(strings.ToLower(norm.NFKC.String(s)), "\x00", "\ufffd")
+}
 
 // badText says what is wrong with a line of text for people, or "".
 func badText(s string) string {

@@ -167,7 +167,7 @@ func (a *Accounts) changeProfile(ctx context.Context, c *caller, first, last, co
 // confirm checks the password with which a user confirms something, or
 // returns [ErrPassword].
 func (a *Accounts) confirm(ctx context.Context, user *userRow, password string) error {
-	ok, err := a.hasher.verify(ctx, user.PasswordHash, password)
+	ok, _, err := a.hasher.verify(ctx, user.PasswordHash, password)
 	if err == nil && !ok {
 		err = ErrPassword
 	}
@@ -195,8 +195,8 @@ func (a *Accounts) changePassword(ctx context.Context, c *caller, current, passw
 // choose checks that a user may choose a password, and hashes it. The error
 // is a [*FieldError] or [ErrBusy].
 func (a *Accounts) choose(ctx context.Context, field, password string, user *userRow) (hash string, err error) {
-	if reason := a.weakness(password, user); reason != "" {
-		return "", &FieldError{field, reason}
+	if err := a.allowed(field, password, user); err != nil {
+		return "", err
 	}
 	return a.hasher.hash(ctx, password)
 }
@@ -219,7 +219,7 @@ func (a *Accounts) deleteOwn(ctx context.Context, c *caller, password string) (t
 // restore brings an account back that its owner deleted; one that isn't
 // deleted stays as it is. It returns [ErrCredentials] as a login does.
 func (a *Accounts) restore(ctx context.Context, email, password string) error {
-	user, err := a.authenticate(ctx, email, password)
+	user, _, err := a.authenticate(ctx, email, password)
 	if errors.Is(err, ErrDeleted) {
 		err = a.store.restoreUser(ctx, user, a.now())
 	}

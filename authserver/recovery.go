@@ -166,8 +166,8 @@ func (a *Accounts) confirmReset(ctx context.Context, text, password string) erro
 	if err != nil {
 		return err
 	}
-	if reason := a.weakness(password, &l.userRow); reason != "" {
-		return &FieldError{"new_password", reason}
+	if err := a.allowed("new_password", password, &l.userRow); err != nil {
+		return err
 	}
 	if err := a.store.claimLink(ctx, l.Hash, a.now(), linkPatience); err != nil {
 		return err

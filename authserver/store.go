@@ -33,7 +33,7 @@ type Store struct {
 
 	// The hot statements, prepared once: lib/pq makes two round trips of
 	// one that isn't.
-	userByEmail, userByID, insertSession, rotate, readSession, endSession, liveUser *sqlx.Stmt
+	userByEmail, userFromEmail, userByID, insertSession, rotate, readSession, endSession, liveUser *sqlx.Stmt
 }
 
 // NewStore prepares the statements on migrated databases. write and read are
@@ -47,6 +47,7 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 		text string
 	}{
 		{&s.userByEmail, read, selectUser + " WHERE email_key = ?"},
+		{&s.userFromEmail, read, selectUser + " WHERE email_key >= ? ORDER BY email_key LIMIT 1"},
 		{&s.userByID, read, selectUser + " WHERE id = ?"},
 		{&s.insertSession, write, insertSessionSQL},
 		{&s.rotate, write, rotateSQL},
@@ -67,7 +68,7 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 // Close releases the statements.
 func (s *Store) Close() error {
 	var errs []error
-	for _, stmt := range []*sqlx.Stmt{s.userByEmail, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser} {
+	for _, stmt := range []*sqlx.Stmt{s.userByEmail, s.userFromEmail, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser} {
 		if stmt != nil {
 			errs = append(errs, stmt.Close())
 		}
@@ -156,6 +157,12 @@ func (s *Store) insertOrTell(ctx context.Context, u *userRow, welcome, known *ou
 // findUser returns the user of a folded address, or [ErrNoUser].
 func (s *Store) findUser(ctx context.Context, emailKey string) (*userRow, error) {
 	return one(ctx, s.userByEmail, emailKey)
+}
+
+// userFrom returns the user of a folded address or, if nobody has it, the one
+// of the next address, or [ErrNoUser]: one statement at one cost.
+func (s *Store) userFrom(ctx context.Context, emailKey string) (*userRow, error) {
+	return one(ctx, s.userFromEmail, emailKey)
 }
 
 // userOfSession returns the user whose live session this is, or [ErrNoUser]

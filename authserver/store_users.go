@@ -94,6 +94,17 @@ func (s *Store) replacePassword(ctx context.Context, u *userRow, hash string, ke
 		notify(ctx, notice))
 }
 
+// rehash puts another hash of the same password in the place of the one that
+// u has, unless that isn't there any more. Sessions go on.
+func (s *Store) rehash(ctx context.Context, u *userRow, hash string) error {
+	_, err := s.write.ExecContext(ctx, s.write.Rebind("UPDATE users SET password_hash = ? WHERE id = ? AND password_hash = ?"),
+		hash, u.ID, u.PasswordHash)
+	if err != nil {
+		return fmt.Errorf("store a password hash: %w", err)
+	}
+	return nil
+}
+
 // deleteUser disables the account of u on its owner's behalf, to be erased
 // later, and ends its sessions, in one transaction. It returns [ErrNoUser]
 // when u was disabled or given another password meanwhile.
@@ -136,4 +147,30 @@ func (s *Store) deleteSome(ctx context.Context, table, key, condition string, ar
 		return 0, fmt.Errorf("delete old rows of %s: %w", table, err)
 	}
 	return n, nil
+}
+
+// importUsers runs f in a transaction, which is undone if f returns an error.
+// What f is handed stores a user, or returns [ErrEmailTaken] and does nothing.
+func (s *Store) importUsers(ctx context.Context, f func(insert func(*userRow) error) error) error {
+	return s.attempt(ctx, func(tx *sqlx.Tx) error {
+		stmt, err := tx.PrepareNamedContext(ctx, insertUserSQL+" ON CONFLICT (email_key) DO NOTHING")
+		if err != nil {
+			return fmt.Errorf("import users: %w", err)
+		}
+		defer func() { _ = stmt.Close() }() // it goes with the transaction
+		return f(func(u *userRow) error {
+			res, err := stmt.ExecContext(ctx, u)
+			if err != nil {
+				return fmt.Errorf("import a user: %w", err)
+			}
+			n, err := res.RowsAffected()
+			if err != nil {
+				return fmt.Errorf("import a user: %w", err)
+			}
+			if n == 0 {
+				return ErrEmailTaken
+			}
+			return nil
+		})
+	})
 }

@@ -24,6 +24,7 @@ type usersCmd struct {
 	List        usersListCmd        `cmd:"" help:"List users."`
 	SetPassword usersSetPasswordCmd `cmd:"" help:"Give a user another password, enable the account and end its sessions."`
 	Disable     usersDisableCmd     `cmd:"" help:"Keep a user from logging in and end the sessions."`
+	Import      usersImportCmd      `cmd:"" help:"Bring users along with their passwords, from Django or CSV: all or none."`
 }
 
 // authnDatabase is the setting of commands that work on authn's database,

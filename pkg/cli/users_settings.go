@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -18,6 +19,7 @@ import (
 // accountFlags are the settings of accounts that a running authn has.
 type accountFlags struct {
 	DeletionGrace     time.Duration `default:"720h" env:"URBANDATA_AUTH_DELETION_GRACE" help:"For how long an account that its owner deleted can be restored before it is erased. (${env})"`
+	BreachedPasswords string        `placeholder:"PATH" env:"URBANDATA_AUTH_BREACHED_PASSWORDS" help:"File with passwords that may not be chosen: SHA-1 in hexadecimal, sorted, one a line, as haveibeenpwned.com publishes them. (${env})"`
 	EmailVerification string        `enum:"off,warn,required" default:"off" env:"URBANDATA_AUTH_EMAIL_VERIFICATION" help:"Of addresses that users register with: off; warn (mail is sent, a login says so); required (no login before, and registering tells nobody which addresses are known). (${env})"`
 	AccountURL        string        `placeholder:"URL" env:"URBANDATA_AUTH_ACCOUNT_URL" help:"Where the pages are that links in mail lead to, /reset-password and /confirm-email; the issuer if not set. (${env})"`
 	MailFrom          string        `placeholder:"ADDRESS" env:"URBANDATA_MAIL_FROM" help:"Sender of mail: no-reply@example.es, or with a name, Casas <no-reply@example.es>. (${env})"`
@@ -40,6 +42,11 @@ func (f *authnFlags) accounts(p *program, issuer string, console authserver.Mail
 		DeletionGrace: f.DeletionGrace,
 		Mail:          authserver.MailOptions{Mailer: console, URL: f.AccountURL, Verify: authserver.Verification(f.EmailVerification)},
 	}
+	if f.BreachedPasswords != "" {
+		if o.Breached, err = openBreached(f.BreachedPasswords); err != nil {
+			return o, wrongSetting("--breached-passwords (URBANDATA_AUTH_BREACHED_PASSWORDS)", "it can't be used (%s); name a sorted list of SHA-1 hashes", reason(err))
+		}
+	}
 	if o.Mail.URL == "" {
 		o.Mail.URL = issuer
 	} else if err := authserver.CheckIssuer(o.Mail.URL); err != nil {
@@ -51,6 +58,22 @@ func (f *authnFlags) accounts(p *program, issuer string, console authserver.Mail
 		err = wrongSetting("--email-verification (URBANDATA_AUTH_EMAIL_VERIFICATION)", "it needs mail; set --smtp-server (URBANDATA_SMTP_SERVER), or off")
 	}
 	return o, err
+}
+
+// openBreached opens a list that stays open as long as the process lives.
+func openBreached(path string) (*authserver.BreachedList, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err == nil {
+		var list *authserver.BreachedList
+		if list, err = authserver.NewBreachedList(file, info.Size()); err == nil {
+			return list, nil
+		}
+	}
+	return nil, errors.Join(err, file.Close())
 }
 
 // smtp is the mail server of the settings.
