@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/urbandata/urbandata/keys"
 )
 
 // Settings of accounts that won't do end the start with exit code 2, and say
@@ -36,7 +38,7 @@ func TestWrongAccountSettings(t *testing.T) {
 		{append(smtp, "--smtp-username", "x", "--smtp-tls", "off"), map[string]string{envSMTPPassword: "hunter2"}, "without TLS"},
 		{append(smtp, "--smtp-ca-file", notList), nil, "URBANDATA_SMTP_CA_FILE"},
 	} {
-		env := map[string]string{envSealingKey: "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}
+		env := map[string]string{envSealingKey: keys.GenerateSealingKey().Encode()}
 		for name, value := range tc.env {
 			env[name] = value
 		}
