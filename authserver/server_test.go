@@ -76,7 +76,8 @@ func newAuthn(t *testing.T, db *database.SQL, change ...func(*Options)) *authn {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewJSONHandler(a.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	keeper, err := keys.NewKeeper(keys.NewSQLStore(db.Write), sealer, keys.DefaultPolicy(), keys.Options{Now: a.clock.Now, Logger: log})
+	keeper, err := keys.NewKeeper(struct{ keys.Store }{keys.NewSQLStore(db.Write)}, sealer, keys.DefaultPolicy(), // without its clock: time is the test's
+		keys.Options{Now: a.clock.Now, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}

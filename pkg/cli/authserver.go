@@ -120,10 +120,16 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	if err != nil {
 		hostname = "unknown"
 	}
-	keeper, err := keys.NewKeeper(keys.NewSQLStore(db.Write), sealer, policy,
-		keys.Options{Name: fmt.Sprintf("%s/%d", hostname, os.Getpid()), Logger: g.log})
+	var keeper *keys.Keeper
+	keeper, err = keys.NewKeeper(keys.NewSQLStore(db.Write), sealer, policy, keys.Options{
+		Name: fmt.Sprintf("%s/%d", hostname, os.Getpid()), Logger: g.log,
+		Probe: probeJWKS(issuer, func() *keys.Keeper { return keeper }),
+	})
 	if err != nil {
 		return err
+	}
+	for _, warning := range policy.Warnings() {
+		g.log.Warn(warning)
 	}
 	if err := keeper.Tick(p.ctx); errors.Is(err, keys.ErrSealed) {
 		return wrongSetting("--sealing-key-file (URBANDATA_SEALING_KEY_FILE)",
@@ -132,6 +138,14 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 		return err
 	}
 	g.background = append(g.background, func(ctx context.Context) error { keeper.Run(ctx); return nil })
+	if db.Kind == database.Postgres {
+		g.background = append(g.background, func(ctx context.Context) error {
+			if err := keys.Listen(ctx, database.PostgresDSN(url), g.log, keeper.Wake); err != nil {
+				g.log.Warn("new signing rings are seen with each tick only", "err", err)
+			}
+			return nil
+		})
+	}
 	registerKeyMetrics(g.metrics, keeper)
 
 	store, err := authserver.NewStore(p.ctx, db.Write, db.Read)
