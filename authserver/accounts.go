@@ -63,6 +63,7 @@ type Accounts struct {
 	options AccountsOptions
 	limits  SessionLimits
 	outbox  *outbox // nil if no mail is sent
+	limit   *throttle
 }
 
 // AccountsOptions are how accounts behave. The zero value has every default.
@@ -71,6 +72,7 @@ type AccountsOptions struct {
 	DeletionGrace time.Duration    // [DefaultDeletionGrace] if zero
 	Mail          MailOptions      // no mail if there is no Mailer
 	Breached      *BreachedList    // passwords that may not be chosen; none if nil
+	Limits        *Limits          // [DefaultLimits] if nil
 	Now           func() time.Time // the clock, time.Now if nil
 }
 
@@ -98,7 +100,12 @@ func NewAccounts(store *Store, o AccountsOptions) *Accounts {
 	if o.DeletionGrace == 0 {
 		o.DeletionGrace = DefaultDeletionGrace
 	}
+	if o.Limits == nil {
+		limits := DefaultLimits()
+		o.Limits = &limits
+	}
 	return &Accounts{
+		limit: newThrottle(store, *o.Limits, o.Now),
 		store: store, hasher: newHasher(), now: o.Now, options: o, limits: o.Sessions,
 		outbox: newOutbox(store, o.Mail, o.Now),
 	}
@@ -123,6 +130,9 @@ func (a *Accounts) register(ctx context.Context, n NewUser) (*User, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := a.limit.register(ctx); err != nil {
+		return nil, err
+	}
 	var welcome *outboxRow
 	if a.options.Mail.Verify == VerifyWarn {
 		welcome = a.mail(mailVerify, row, "", "")
@@ -137,6 +147,9 @@ func (a *Accounts) register(ctx context.Context, n NewUser) (*User, error) {
 func (a *Accounts) registerSilently(ctx context.Context, n NewUser) error {
 	row, err := a.newUser(n)
 	if err != nil {
+		return err
+	}
+	if err := a.limit.register(ctx); err != nil {
 		return err
 	}
 	if row.PasswordHash, err = a.hasher.hash(ctx, n.Password); err != nil {
@@ -279,8 +292,12 @@ type grant struct {
 // Users who were imported have hashes of other costs. For an address that
 // nobody has, what the next user has is computed: each address has one cost,
 // and unknown ones have the same costs, as often, as known ones.
-func (a *Accounts) authenticate(ctx context.Context, email, password string) (user *userRow, outdated bool, err error) {
+func (a *Accounts) authenticate(ctx context.Context, email, password string, from peer) (user *userRow, outdated bool, err error) {
 	key := foldEmail(email)
+	attempt, err := a.limit.try(ctx, key, from)
+	if err != nil {
+		return nil, false, err
+	}
 	user, err = a.store.userFrom(ctx, key)
 	if errors.Is(err, ErrNoUser) {
 		user, err = &userRow{}, nil
@@ -293,13 +310,13 @@ func (a *Accounts) authenticate(ctx context.Context, email, password string) (us
 	case err != nil:
 		return nil, false, err
 	case !ok || user.EmailKey != key:
-		return nil, false, ErrCredentials
+		return nil, false, a.limit.failed(ctx, attempt, ErrCredentials)
 	case user.DisabledAt == nil:
-		return user, outdated, nil
+		return user, outdated, a.limit.passed(ctx, attempt)
 	case user.DisabledBy == byOwner && user.EraseAt != nil && *user.EraseAt > a.now().UnixMilli():
 		return user, false, ErrDeleted
 	}
-	return nil, false, ErrCredentials
+	return nil, false, a.limit.failed(ctx, attempt, ErrCredentials)
 }
 
 // login starts a session, or returns what [Accounts.authenticate] does, or
@@ -318,13 +335,17 @@ func (a *Accounts) login(ctx context.Context, email, password, clientID, audienc
 }
 
 func (a *Accounts) tryLogin(ctx context.Context, email, password, clientID, audience string, from peer) (*grant, error) {
-	user, outdated, err := a.authenticate(ctx, email, password)
+	user, outdated, err := a.authenticate(ctx, email, password, from)
 	if err != nil {
 		return nil, err
 	}
 	unverified := user.EmailVerifiedAt == nil && a.outbox != nil && a.outbox.Verify != VerifyOff
 	if unverified && a.outbox.Verify == VerifyRequired {
-		return nil, errors.Join(ErrUnverified, a.requestVerification(ctx, user))
+		var throttled *ThrottledError
+		if err := a.requestVerification(ctx, user); err != nil && !errors.As(err, &throttled) {
+			return nil, err
+		}
+		return nil, ErrUnverified
 	}
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -366,6 +387,17 @@ const refreshTries = 3
 // refresh rotates a refresh token, or returns an error that wraps
 // [ErrInvalidGrant]. In the usual case it is one statement.
 func (a *Accounts) refresh(ctx context.Context, text string, from peer) (*grant, error) {
+	if err := a.limit.token(ctx); err != nil {
+		return nil, err
+	}
+	g, err := a.rotate(ctx, text, from)
+	if errors.Is(err, ErrInvalidGrant) {
+		err = a.limit.badToken(ctx, err)
+	}
+	return g, err
+}
+
+func (a *Accounts) rotate(ctx context.Context, text string, from peer) (*grant, error) {
 	shown, err := parseRefreshToken(text)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidGrant, err)
@@ -428,14 +460,16 @@ func (a *Accounts) signOut(ctx context.Context, text string) error {
 	return a.store.end(ctx, shown.session, "signed out", a.now())
 }
 
-// Sweep deletes sessions that expired a month ago, expired links, and accounts whose owners
+// Sweep deletes sessions that expired a month ago, expired links and counts, and accounts whose owners
 // deleted them, in small batches until ctx ends or none is left. It is cheap
 // and may run on every replica.
 func (a *Accounts) Sweep(ctx context.Context) error {
 	const batch, keep = 1000, 30 * 24 * time.Hour
 	now := a.now()
+	a.limit.sweep()
 	return errors.Join(
 		untilFew(batch, func() (int64, error) { return a.store.sweep(ctx, now.Add(-keep), batch) }),
+		untilFew(batch, func() (int64, error) { return a.store.expireCounts(ctx, now, batch) }),
 		untilFew(batch, func() (int64, error) { return a.store.expireLinks(ctx, now, batch) }),
 		untilFew(batch/10, func() (int64, error) { return a.store.eraseUsers(ctx, now, batch/10) }),
 	)

@@ -75,12 +75,13 @@ type Server struct {
 	http.Handler
 	Health *web.Health
 
-	api      *web.API
-	proxies  Proxies
-	accounts *Accounts
-	issuer   *issuer
-	log      *slog.Logger
-	logins   *prometheus.CounterVec
+	api         *web.API
+	proxies     Proxies
+	proxyNotice sync.Once
+	accounts    *Accounts
+	issuer      *issuer
+	log         *slog.Logger
+	logins      *prometheus.CounterVec
 }
 
 // New checks the options and makes a server; it starts nothing. The error

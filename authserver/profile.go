@@ -165,13 +165,21 @@ func (a *Accounts) changeProfile(ctx context.Context, c *caller, first, last, co
 }
 
 // confirm checks the password with which a user confirms something, or
-// returns [ErrPassword].
+// returns [ErrPassword]. It counts as a login does: an access token that was
+// stolen is no place to guess from.
 func (a *Accounts) confirm(ctx context.Context, user *userRow, password string) error {
-	ok, _, err := a.hasher.verify(ctx, user.PasswordHash, password)
-	if err == nil && !ok {
-		err = ErrPassword
+	attempt, err := a.limit.try(ctx, user.EmailKey, peerOf(ctx))
+	if err != nil {
+		return err
 	}
-	return err
+	ok, _, err := a.hasher.verify(ctx, user.PasswordHash, password)
+	switch {
+	case err != nil:
+		return err
+	case !ok:
+		return a.limit.failed(ctx, attempt, ErrPassword)
+	}
+	return a.limit.passed(ctx, attempt)
 }
 
 // changePassword gives the caller another password and ends the caller's
@@ -219,7 +227,7 @@ func (a *Accounts) deleteOwn(ctx context.Context, c *caller, password string) (t
 // restore brings an account back that its owner deleted; one that isn't
 // deleted stays as it is. It returns [ErrCredentials] as a login does.
 func (a *Accounts) restore(ctx context.Context, email, password string) error {
-	user, _, err := a.authenticate(ctx, email, password)
+	user, _, err := a.authenticate(ctx, email, password, peerOf(ctx))
 	if errors.Is(err, ErrDeleted) {
 		err = a.store.restoreUser(ctx, user, a.now())
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -120,6 +121,9 @@ func (a *Accounts) requestReset(ctx context.Context, email, language string) err
 	if err != nil {
 		return err
 	}
+	if err := a.limit.reset(ctx, key); err != nil {
+		return err
+	}
 	return a.send(ctx, a.mail(mailReset, nil, key, language))
 }
 
@@ -127,6 +131,9 @@ func (a *Accounts) requestReset(ctx context.Context, email, language string) err
 func (a *Accounts) requestVerification(ctx context.Context, user *userRow) error {
 	if user.EmailVerifiedAt != nil {
 		return nil
+	}
+	if err := a.limit.reset(ctx, user.ID); err != nil {
+		return err
 	}
 	return a.send(ctx, a.mail(mailVerify, user, "", ""))
 }
@@ -140,6 +147,9 @@ func (a *Accounts) requestEmail(ctx context.Context, c *caller, address, passwor
 		return err
 	}
 	if err := a.confirm(ctx, c.user, password); err != nil {
+		return err
+	}
+	if err := a.limit.reset(ctx, c.user.ID); err != nil {
 		return err
 	}
 	return a.send(ctx, a.mail(mailChange, c.user, email, ""))
@@ -180,6 +190,9 @@ func (a *Accounts) confirmReset(ctx context.Context, text, password string) erro
 		return errors.Join(err, a.store.releaseLink(context.WithoutCancel(ctx), l.Hash))
 	}
 	a.outbox.call()
+	if err == nil {
+		err = a.limit.forget(ctx, l.EmailKey)
+	}
 	return err
 }
 
@@ -200,20 +213,21 @@ func (a *Accounts) confirmEmail(ctx context.Context, text string) error {
 
 // findLink returns the link of a text, if it is for one of these purposes.
 func (a *Accounts) findLink(ctx context.Context, text string, purposes ...mailKind) (*linkRow, error) {
+	if err := a.limit.token(ctx); err != nil {
+		return nil, err
+	}
 	token, err := parseLink(text)
 	if err != nil {
-		return nil, err
+		return nil, a.limit.badToken(ctx, err)
 	}
 	l, err := a.store.findLink(ctx, token.hash(), a.now())
-	if err != nil {
-		return nil, err
+	switch {
+	case err == nil && slices.Contains(purposes, l.Purpose):
+		return l, nil
+	case err == nil, errors.Is(err, ErrLink):
+		return nil, a.limit.badToken(ctx, ErrLink)
 	}
-	for _, p := range purposes {
-		if l.Purpose == p {
-			return l, nil
-		}
-	}
-	return nil, ErrLink
+	return nil, err
 }
 
 // mailProblem are the answers to this file's errors, or nil.

@@ -64,7 +64,7 @@ func route[I, O any](s *Server, method, path string, who access, status int, h f
 		Method:      method, Path: path, Summary: summary, DefaultStatus: status, Tags: []string{"authn"},
 		MaxBodyBytes: 64 << 10,
 		Middlewares:  huma.Middlewares{s.withPeer},
-		Errors:       []int{400, 401, 413, 415, 422, 503},
+		Errors:       []int{400, 401, 413, 415, 422, 429, 503},
 	}
 	switch who {
 	case user:
@@ -83,6 +83,7 @@ func route[I, O any](s *Server, method, path string, who access, status int, h f
 	}
 	huma.Register(s.api.Huma, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := h(ctx, in)
+		limitStateOf(ctx).send()
 		if err == nil {
 			return out, nil
 		}
@@ -108,6 +109,10 @@ func operationID(method, path string) string {
 func problem(ctx context.Context, err error) *web.Problem {
 	var p *web.Problem
 	if errors.As(err, &p) {
+		return p
+	}
+	if p := throttledProblem(err); p != nil {
+		web.NoteCause(ctx, err)
 		return p
 	}
 	if p := mailProblem(err); p != nil {
@@ -239,6 +244,7 @@ type tokenInput struct {
 		Email    string `json:"email,omitempty" maxLength:"254" doc:"The user's address" example:"ana@example.es"`
 		Username string `json:"username,omitempty" maxLength:"254" doc:"The same as email; exactly one of the two is needed"`
 		Password string `json:"password" maxLength:"1024" example:"a long phrase of your own"`
+		Refresh  string `json:"refresh,omitempty" maxLength:"4096" doc:"A refresh token that this device had before, even one that gives nothing any more: strangers' wrong passwords then don't count for it"`
 		Audience string `json:"audience,omitempty" maxLength:"200" pattern:"^[!-~]*$" doc:"Whom the access token is for; inmuebles if absent" example:"inmuebles"`
 	}
 }
@@ -277,7 +283,9 @@ func (s *Server) token(ctx context.Context, in *tokenInput) (*tokensOutput, erro
 	if audience == "" {
 		audience = InmueblesAudience
 	}
-	g, err := s.accounts.login(ctx, email, b.Password, clientID, audience, peerOf(ctx))
+	from := peerOf(ctx)
+	from.Refresh = b.Refresh
+	g, err := s.accounts.login(ctx, email, b.Password, clientID, audience, from)
 	return s.answer("password", g, err)
 }
 
@@ -304,7 +312,10 @@ func (s *Server) refreshToken(ctx context.Context, in *refreshInput) (*tokensOut
 func (s *Server) answer(kind string, g *grant, err error) (*tokensOutput, error) {
 	if err != nil {
 		outcome := "failed"
+		var throttled *ThrottledError
 		switch {
+		case errors.As(err, &throttled):
+			outcome = "throttled"
 		case errors.Is(err, ErrReused):
 			outcome = "reused"
 		case errors.Is(err, ErrCredentials), errors.Is(err, ErrInvalidGrant), errors.Is(err, ErrDeleted), errors.Is(err, ErrUnverified):

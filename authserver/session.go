@@ -171,6 +171,7 @@ type session struct {
 	ClientID      string  `db:"client_id"`
 	Audience      string  `db:"audience"`
 	Roles         string  `db:"roles"`
+	EmailKey      string  `db:"email_key"`
 	EndedReason   *string `db:"ended_reason"`
 }
 

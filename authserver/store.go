@@ -33,7 +33,7 @@ type Store struct {
 
 	// The hot statements, prepared once: lib/pq makes two round trips of
 	// one that isn't.
-	userByEmail, userFromEmail, userByID, insertSession, rotate, readSession, endSession, liveUser *sqlx.Stmt
+	userByEmail, userFromEmail, userByID, insertSession, rotate, readSession, endSession, liveUser, knownNetwork, counts *sqlx.Stmt
 }
 
 // NewStore prepares the statements on migrated databases. write and read are
@@ -55,6 +55,8 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 		{&s.endSession, write, "UPDATE sessions SET ended_at = ?, ended_reason = ? WHERE id = ? AND ended_at IS NULL"},
 		{&s.liveUser, read, selectUser + ` WHERE disabled_at IS NULL AND id =
 			(SELECT user_id FROM sessions WHERE id = ? AND` + isLive + `)`},
+		{&s.knownNetwork, read, `SELECT EXISTS (SELECT 1 FROM sessions WHERE network <> '' AND user_id = (SELECT id FROM users WHERE email_key = ?) AND network = ?)`},
+		{&s.counts, read, "SELECT key, count, last_at, expires_at FROM throttle WHERE key IN (?, ?, ?)"},
 	} {
 		stmt, err := p.db.PreparexContext(ctx, p.db.Rebind(p.text)) //nolint:sqlclosecheck // Close does
 		if err != nil {
@@ -68,7 +70,7 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 // Close releases the statements.
 func (s *Store) Close() error {
 	var errs []error
-	for _, stmt := range []*sqlx.Stmt{s.userByEmail, s.userFromEmail, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser} {
+	for _, stmt := range []*sqlx.Stmt{s.userByEmail, s.userFromEmail, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser, s.knownNetwork, s.counts} {
 		if stmt != nil {
 			errs = append(errs, stmt.Close())
 		}
@@ -314,7 +316,7 @@ func (s *Store) rotateSession(ctx context.Context, now time.Time, current, next 
 
 const readSessionSQL = `SELECT s.user_id, s.client_id, s.audience, s.mark_key, s.current_hash, s.history, s.rotated_at,
 		s.idle_expires_at, s.expires_at, s.ended_at, s.ended_reason,
-		u.disabled_at IS NOT NULL AS disabled, u.roles
+		u.disabled_at IS NOT NULL AS disabled, u.roles, u.email_key
 	FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.id = ?`
 
 // loadSession reads a session, or returns [ErrInvalidGrant] when there is

@@ -99,6 +99,13 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	if err != nil {
 		return err
 	}
+	proxies, err := f.proxies()
+	if err != nil {
+		return err
+	}
+	if f.Limits == limitsOff {
+		g.log.Warn("LIMITS ARE OFF: anybody may try as many passwords as the machine can check (--limits, URBANDATA_AUTH_LIMITS)")
+	}
 	policy := keys.DefaultPolicy()
 	policy.TokenLife = f.TokenLife
 	if short := policy.MinRetention() - policy.Retention; short > 0 {
@@ -156,7 +163,7 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	server, err := authserver.New(authserver.Options{
 		Issuer: issuer, Keys: keeper, Log: g.log, Metrics: g.metrics, Version: version(),
 		Accounts:  authserver.NewAccounts(store, accounts),
-		Audiences: audiences, SigningAlg: alg, Backdate: f.TokenBackdate, Origins: f.CORSOrigin,
+		Audiences: audiences, SigningAlg: alg, Backdate: f.TokenBackdate, Origins: f.CORSOrigin, Proxies: proxies,
 	})
 	if errors.Is(err, authserver.ErrOptions) {
 		return wrongSetting("authserver", "%s", err)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -19,6 +20,9 @@ import (
 // accountFlags are the settings of accounts that a running authn has.
 type accountFlags struct {
 	DeletionGrace     time.Duration `default:"720h" env:"URBANDATA_AUTH_DELETION_GRACE" help:"For how long an account that its owner deleted can be restored before it is erased. (${env})"`
+	Limits            string        `placeholder:"FILE|off" env:"URBANDATA_AUTH_LIMITS" help:"JSON file with limits on logins, registrations and resets other than the defaults, or off. (${env})"`
+	TrustedProxies    []string      `name:"trusted-proxies" placeholder:"NETWORK" env:"URBANDATA_AUTH_TRUSTED_PROXIES" help:"Networks of proxies whose word about the client's address is taken, such as 10.0.0.0/8. Repeatable; several with , between. (${env})"`
+	ForwardedField    string        `name:"forwarded-field" enum:"X-Forwarded-For,Forwarded" default:"X-Forwarded-For" env:"URBANDATA_AUTH_FORWARDED_FIELD" help:"Where they give it: X-Forwarded-For or Forwarded (RFC 7239). (${env})"`
 	BreachedPasswords string        `placeholder:"PATH" env:"URBANDATA_AUTH_BREACHED_PASSWORDS" help:"File with passwords that may not be chosen: SHA-1 in hexadecimal, sorted, one a line, as haveibeenpwned.com publishes them. (${env})"`
 	EmailVerification string        `enum:"off,warn,required" default:"off" env:"URBANDATA_AUTH_EMAIL_VERIFICATION" help:"Of addresses that users register with: off; warn (mail is sent, a login says so); required (no login before, and registering tells nobody which addresses are known). (${env})"`
 	AccountURL        string        `placeholder:"URL" env:"URBANDATA_AUTH_ACCOUNT_URL" help:"Where the pages are that links in mail lead to, /reset-password and /confirm-email; the issuer if not set. (${env})"`
@@ -42,6 +46,9 @@ func (f *authnFlags) accounts(p *program, issuer string, console authserver.Mail
 		DeletionGrace: f.DeletionGrace,
 		Mail:          authserver.MailOptions{Mailer: console, URL: f.AccountURL, Verify: authserver.Verification(f.EmailVerification)},
 	}
+	if o.Limits, err = readLimits(f.Limits); err != nil {
+		return o, err
+	}
 	if f.BreachedPasswords != "" {
 		if o.Breached, err = openBreached(f.BreachedPasswords); err != nil {
 			return o, wrongSetting("--breached-passwords (URBANDATA_AUTH_BREACHED_PASSWORDS)", "it can't be used (%s); name a sorted list of SHA-1 hashes", reason(err))
@@ -58,6 +65,44 @@ func (f *authnFlags) accounts(p *program, issuer string, console authserver.Mail
 		err = wrongSetting("--email-verification (URBANDATA_AUTH_EMAIL_VERIFICATION)", "it needs mail; set --smtp-server (URBANDATA_SMTP_SERVER), or off")
 	}
 	return o, err
+}
+
+// readLimits are the limits of --limits, nil for the defaults.
+func readLimits(path string) (*authserver.Limits, error) {
+	switch path {
+	case "":
+		return nil, nil //nolint:nilnil // nil stands for the defaults
+	case limitsOff:
+		return &authserver.Limits{}, nil
+	}
+	text, err := os.ReadFile(path)
+	var limits authserver.Limits
+	if err == nil {
+		limits, err = authserver.ParseLimits(text)
+	}
+	if err != nil {
+		return nil, wrongSetting("--limits (URBANDATA_AUTH_LIMITS)", "the file can't be used: %s",
+			strings.TrimPrefix(reason(err), authserver.ErrLimits.Error()+": "))
+	}
+	return &limits, nil
+}
+
+const limitsOff = "off"
+
+// proxies are the proxies of the settings.
+func (f *accountFlags) proxies() (authserver.Proxies, error) {
+	p := authserver.Proxies{Field: f.ForwardedField}
+	for _, text := range f.TrustedProxies {
+		network, err := netip.ParsePrefix(text)
+		if address, errAddress := netip.ParseAddr(text); errAddress == nil {
+			network, err = address.Prefix(address.BitLen())
+		}
+		if err != nil {
+			return p, wrongSetting("--trusted-proxies (URBANDATA_AUTH_TRUSTED_PROXIES)", "each must be an address or a network, such as 10.0.0.0/8")
+		}
+		p.Networks = append(p.Networks, network.Masked())
+	}
+	return p, nil
 }
 
 // openBreached opens a list that stays open as long as the process lives.
