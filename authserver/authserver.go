@@ -14,12 +14,21 @@
 //
 // A session ends by sign-out, by age, when it lies idle, when a superseded
 // refresh token is shown after its grace (it was stolen, or its thief was),
-// when the password changes, and when the user is disabled. session.go tells
-// how.
+// when the password changes or is reset, and when the user is disabled or
+// deletes the account. session.go tells how.
 //
-// Files: routes.go the route table · accounts.go what can be done, whoever
-// asks · store.go the SQL · session.go refresh tokens · password.go, hash.go
-// passwords · issue.go access tokens · wellknown.go keys and metadata.
+// What a user asks for may need mail (outbox.go) and is counted (throttle.go).
+// No answer tells which addresses are known: not by what it says, nor by its
+// status, its header or its time. Where that needs an effort, the comments say
+// how it is made.
+//
+// Files: routes.go the route table · peer.go where a request comes from ·
+// accounts.go logging in and registering · profile.go, sessions.go,
+// recovery.go what users do with their accounts · importer.go users from
+// elsewhere · session.go refresh tokens · password.go, breached.go which
+// passwords may be chosen · hash.go, formats.go how they are kept ·
+// outbox.go, mail.go, smtp.go mail · limits.go, throttle.go how often ·
+// issue.go access tokens · wellknown.go keys and metadata · store*.go the SQL.
 package authserver
 
 import (

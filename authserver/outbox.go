@@ -36,6 +36,7 @@ type MailOptions struct {
 // Verification is what becomes of addresses that nobody has shown to read.
 type Verification string
 
+// The policies.
 const (
 	VerifyOff      Verification = "off"      // nothing
 	VerifyWarn     Verification = "warn"     // a registration gets mail, a login says so

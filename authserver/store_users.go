@@ -138,7 +138,7 @@ func (s *Store) eraseUsers(ctx context.Context, now time.Time, limit int) (int64
 // deleteSome deletes up to limit rows of a table.
 func (s *Store) deleteSome(ctx context.Context, table, key, condition string, arg any, limit int) (int64, error) {
 	res, err := s.write.ExecContext(ctx, s.write.Rebind(fmt.Sprintf(
-		"DELETE FROM %[1]s WHERE %[2]s IN (SELECT %[2]s FROM %[1]s WHERE %[3]s LIMIT ?)", table, key, condition)), arg, limit) //nolint:gosec // the caller's constants
+		"DELETE FROM %[1]s WHERE %[2]s IN (SELECT %[2]s FROM %[1]s WHERE %[3]s LIMIT ?)", table, key, condition)), arg, limit)
 	if err != nil {
 		return 0, fmt.Errorf("delete old rows of %s: %w", table, err)
 	}

@@ -3,7 +3,6 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"slices"
@@ -43,7 +42,7 @@ func (c *usersImportCmd) Run(p *program) (err error) {
 			return wrongSetting("--format", "the file's name doesn't say what is in it; set django or csv")
 		}
 	}
-	var file io.Reader = p.stdin
+	file := p.stdin
 	if c.File != "-" {
 		f, err := os.Open(c.File)
 		if err != nil {
