@@ -282,6 +282,10 @@ type grant struct {
 	Refresh   refreshToken
 
 	Unverified bool // and this server asks for a verified address
+
+	// Scope is what a client may do in its own name; for a user, what it
+	// was asked to be narrowed to, or nil.
+	Scope token.Scope
 }
 
 // authenticate returns the user who has this address and password, or
@@ -365,7 +369,10 @@ func (a *Accounts) tryLogin(ctx context.Context, email, password, clientID, audi
 	if outdated {
 		a.rehash(ctx, user, password)
 	}
-	return &grant{id, user.ID, clientID, audience, parseRoles(user.Roles), refresh, unverified}, nil
+	return &grant{
+		SessionID: id, UserID: user.ID, ClientID: clientID, Audience: audience,
+		Roles: parseRoles(user.Roles), Refresh: refresh, Unverified: unverified,
+	}, nil
 }
 
 // rehash stores the password that was just checked in today's form. If that

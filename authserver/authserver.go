@@ -36,10 +36,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -88,9 +90,13 @@ type Server struct {
 	proxies     Proxies
 	proxyNotice sync.Once
 	accounts    *Accounts
+	clients     *Clients
 	issuer      *issuer
 	log         *slog.Logger
 	logins      *prometheus.CounterVec
+	fetches     fetchCounters
+
+	jwksFields atomic.Pointer[jwksFields] // of the set that was served last
 }
 
 // New checks the options and makes a server; it starts nothing. The error
@@ -114,14 +120,15 @@ func New(o Options) (*Server, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	audiences := map[string]Audience{InmueblesAudience: {Alg: jose.EdDSA, Type: token.TypeAccess}}
+	fixed := map[string]Audience{InmueblesAudience: {Alg: jose.EdDSA, Type: token.TypeAccess}}
 	for name, a := range o.Audiences {
-		audiences[name] = a
+		fixed[name] = a
 	}
 	s := &Server{
-		accounts: o.Accounts, log: o.Log, proxies: o.Proxies,
+		accounts: o.Accounts, clients: NewClients(o.Accounts.store, o.Now), log: o.Log, proxies: o.Proxies,
 		issuer: &issuer{
-			url: o.Issuer, keys: o.Keys, audiences: audiences, override: o.SigningAlg, backdate: o.Backdate, now: o.Now,
+			url: o.Issuer, keys: o.Keys, backdate: o.Backdate, now: o.Now,
+			audiences: &audiences{fixed: fixed, override: o.SigningAlg, store: o.Accounts.store},
 		},
 		logins: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "urbandata_grants_total", Help: "Token requests, by grant (password, refresh) and outcome.",
@@ -141,6 +148,7 @@ func New(o Options) (*Server, error) {
 	} else if v := o.Accounts.options.Mail.Verify; v == VerifyWarn || v == VerifyRequired {
 		return nil, fmt.Errorf("%w: addresses can't be verified without a Mailer", ErrOptions)
 	}
+	s.fetches = newFetchCounters(o.Metrics)
 	s.api = web.NewAPI(web.Info{Title: "urbandata authn", Version: o.Version, Description: apiDescription})
 	if err := s.register(); err != nil {
 		return nil, err
@@ -154,10 +162,11 @@ const apiDescription = "Users, sessions and tokens. Every path also works with a
 
 // Run sends mail, and deletes what has expired now and then, until ctx ends.
 func (s *Server) Run(ctx context.Context) {
+	var group sync.WaitGroup
+	defer group.Wait()
+	group.Go(func() { s.watchClients(ctx) })
 	if b := s.accounts.outbox; b != nil {
-		var sending sync.WaitGroup
-		sending.Go(func() { b.run(ctx) })
-		defer sending.Wait()
+		group.Go(func() { b.run(ctx) })
 	}
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -180,14 +189,14 @@ func (s *Server) checkAlgorithms() error {
 	for _, a := range s.issuer.keys.Policy().Algorithms {
 		have[a] = true
 	}
-	names := []string{"\x00any other"}
-	for name := range s.issuer.audiences {
-		names = append(names, name)
-	}
-	for _, name := range names {
-		a := s.issuer.audience(name)
+	check := map[string]Audience{"any other": otherAudience}
+	maps.Copy(check, s.issuer.audiences.fixed)
+	for name, a := range check {
+		if override := s.issuer.audiences.override; override != "" {
+			a.Alg = override
+		}
 		if !have[a.Alg] {
-			return fmt.Errorf("audience %q is to get %s tokens, but the key policy has no key for that algorithm", strings.TrimPrefix(name, "\x00"), a.Alg)
+			return fmt.Errorf("audience %q is to get %s tokens, but the key policy has no key for that algorithm", name, a.Alg)
 		}
 		if a.Type != token.TypeAccess && a.Type != token.TypeJWT {
 			return fmt.Errorf("audience %q: the typ must be %s or %s", name, token.TypeAccess, token.TypeJWT)

@@ -24,7 +24,7 @@ type Limits struct {
 	RegisterNetwork Limit // caps: registrations from one network
 	ResetAddress    Limit // caps: resets asked for one address
 	ResetNetwork    Limit // caps: resets and other mail asked for from one network
-	TokenNetwork    Limit // caps: refresh tokens and links that were no good, from one network
+	TokenNetwork    Limit // caps: refresh tokens, links and client credentials that were no good, from one network
 }
 
 // Limit is how many in what time.

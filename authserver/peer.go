@@ -46,11 +46,17 @@ func peerOf(ctx context.Context) peer {
 // withPeer is a huma middleware: it notes where the request comes from.
 func (s *Server) withPeer(ctx huma.Context, next func(huma.Context)) {
 	r, _ := humamux.Unwrap(ctx)
+	next(huma.WithContext(ctx, s.notePeer(ctx.Context(), r, ctx.SetHeader)))
+}
+
+// notePeer puts where a request comes from into its context, and how its
+// answer gets the fields that say what is left of a limit.
+func (s *Server) notePeer(ctx context.Context, r *http.Request, setHeader func(name, value string)) context.Context {
 	s.noticeProxy(r)
-	next(huma.WithValue(huma.WithValue(ctx, peerKey{}, peer{
-		UserAgent: printable(r.UserAgent(), maxUserAgent),
-		Network:   networkOf(s.proxies.client(r)),
-	}), limitStateKey{}, &limitState{set: ctx.SetHeader}))
+	ctx = context.WithValue(ctx, peerKey{}, peer{
+		UserAgent: printable(r.UserAgent(), maxUserAgent), Network: networkOf(s.proxies.client(r)),
+	})
+	return context.WithValue(ctx, limitStateKey{}, &limitState{set: setHeader})
 }
 
 // noticeProxy says once that there seems to be a proxy that nobody configured:

@@ -22,10 +22,14 @@ const (
 	public access = iota // anybody
 	user                 // whoever has an access token of ours
 	grants               // anybody, and errors are RFC 6749's too
+	admin                // whoever may manage keys
 )
 
 // register is the route table.
 func (s *Server) register() error {
+	if err := s.registerWellKnown(); err != nil { // GET /.well-known/…; mux looks at the first first
+		return err
+	}
 	s.Health.Register(s.api)
 	if s.accounts.options.Mail.Verify == VerifyRequired {
 		route(s, http.MethodPost, "/authn/register", public, 202, s.registerSilently, "Register a user; a link goes to the address")
@@ -52,9 +56,11 @@ func (s *Server) register() error {
 	route(s, http.MethodDelete, "/authn/sessions", user, 204, s.endAllSessions, "End all of one's sessions, this one too")
 	route(s, http.MethodDelete, "/authn/sessions/others", user, 204, s.endOtherSessions, "End one's other sessions")
 	route(s, http.MethodDelete, "/authn/sessions/{id}", user, 204, s.endSession, "End one of one's sessions")
-	if err := s.registerWellKnown(); err != nil { // GET /.well-known/…
-		return err
-	}
+	route(s, http.MethodGet, "/admin/keys", admin, 200, s.listKeys, "The signing keys, their states, what comes next and who holds them")
+	route(s, http.MethodPost, "/admin/keys/rotate", admin, 200, s.rotateKey, "Let the next key of an algorithm take over: when every verifier holds it, or at once")
+	route(s, http.MethodPost, "/admin/keys/{kid}/revoke", admin, 200, s.revokeKey, "Take a key out of use for ever, at once")
+	route(s, http.MethodGet, "/admin/keys/history", admin, 200, s.keyHistory, "What happened to the keys, the newest first")
+	s.registerOAuth()           // POST /oauth2/…
 	return s.api.RegisterDocs() // GET /docs, /openapi.json
 }
 
@@ -71,6 +77,11 @@ func route[I, O any](s *Server, method, path string, who access, status int, h f
 		op.Errors = append(op.Errors, 403, 404)
 		op.Security = web.Scopes()
 		op.Middlewares = append(op.Middlewares, s.authenticate)
+	case admin:
+		op.Errors = append(op.Errors, 403, 404, 409)
+		op.Security = web.Scopes(token.ScopeKeysAdmin)
+		op.Middlewares = append(op.Middlewares, s.authenticate, s.authorizeAdmin)
+		op.Tags = []string{"keys"}
 	case grants:
 		op.Metadata = web.OAuth
 	case public:
@@ -98,7 +109,7 @@ func route[I, O any](s *Server, method, path string, who access, status int, h f
 // operationID names an operation: its path, and the method where that isn't
 // the one that the path first had.
 func operationID(method, path string) string {
-	id := strings.NewReplacer("/", "-", "{", "", "}", "").Replace(strings.TrimPrefix(path, "/authn/"))
+	id := strings.NewReplacer("/", "-", "{", "", "}", "").Replace(strings.TrimPrefix(strings.TrimPrefix(path, "/authn"), "/"))
 	if method == http.MethodPost || method == http.MethodGet {
 		return id
 	}
@@ -131,12 +142,29 @@ func problem(ctx context.Context, err error) *web.Problem {
 	case errors.Is(err, ErrInvalidGrant):
 		web.NoteCause(ctx, err)
 		return invalidGrant("invalid_refresh_token", "The refresh token is not valid, or not any more. Log in again.")
+	case errors.Is(err, ErrAudienceClosed):
+		p := web.NewProblem(http.StatusBadRequest, "invalid_target", "Tokens for this audience are for registered clients only.",
+			web.AtMember("/audience", "is not open to users"))
+		p.OAuthError = "invalid_target" // RFC 8707 §2
+		return p
 	case errors.Is(err, errToken), errors.Is(err, ErrNoUser):
 		web.NoteCause(ctx, err)
 		return unauthorized()
 	case errors.Is(err, ErrNoSession):
 		return web.NewProblem(http.StatusNotFound, "not_found", "You have no such session, or it has ended.")
-	case errors.Is(err, ErrBusy), errors.Is(err, keys.ErrStale), errors.Is(err, keys.ErrNotReady):
+	case errors.Is(err, keys.ErrNoKey):
+		web.NoteCause(ctx, err)
+		return web.NewProblem(http.StatusNotFound, "no_such_key", "There is no such key, or none of this algorithm that could take over.")
+	case errors.Is(err, ErrIdempotencyReuse):
+		return web.NewProblem(http.StatusUnprocessableEntity, "idempotency_key_reused", "This Idempotency-Key came with another request before. Use a new one.",
+			web.FieldError{Header: "Idempotency-Key", Detail: "was used for another request"})
+	case errors.Is(err, ErrIdempotencyRunning):
+		return web.NewProblem(http.StatusConflict, "idempotency_key_in_use", "A request with this Idempotency-Key is being carried out. Send it again in a while.").
+			With("Retry-After", "60")
+	case errors.Is(err, keys.ErrConflict), errors.Is(err, keys.ErrClock):
+		web.NoteCause(ctx, err)
+		return web.Unavailable(2 * time.Second)
+	case errors.Is(err, ErrBusy), errors.Is(err, errNoSigner), errors.Is(err, keys.ErrStale), errors.Is(err, keys.ErrNotReady):
 		web.NoteCause(ctx, err)
 		return web.Unavailable(2 * time.Second)
 	}
@@ -283,10 +311,13 @@ func (s *Server) token(ctx context.Context, in *tokenInput) (*tokensOutput, erro
 	if audience == "" {
 		audience = InmueblesAudience
 	}
+	if err := s.issuer.audiences.forUser(ctx, audience); err != nil {
+		return nil, err
+	}
 	from := peerOf(ctx)
 	from.Refresh = b.Refresh
 	g, err := s.accounts.login(ctx, email, b.Password, clientID, audience, from)
-	return s.answer("password", g, err)
+	return s.answer(ctx, "password", g, err)
 }
 
 type refreshInput struct {
@@ -305,11 +336,11 @@ func (s *Server) refreshToken(ctx context.Context, in *refreshInput) (*tokensOut
 		return nil, web.Invalid(web.AtMember("/refresh", "is required"))
 	}
 	g, err := s.accounts.refresh(ctx, text, peerOf(ctx))
-	return s.answer("refresh", g, err)
+	return s.answer(ctx, "refresh", g, err)
 }
 
 // answer makes the tokens of a grant, or passes its error on, and counts.
-func (s *Server) answer(kind string, g *grant, err error) (*tokensOutput, error) {
+func (s *Server) answer(ctx context.Context, kind string, g *grant, err error) (*tokensOutput, error) {
 	if err != nil {
 		outcome := "failed"
 		var throttled *ThrottledError
@@ -326,13 +357,16 @@ func (s *Server) answer(kind string, g *grant, err error) (*tokensOutput, error)
 		s.logins.WithLabelValues(kind, outcome).Inc()
 		return nil, err
 	}
-	accessToken, scope, life, err := s.issuer.issue(g)
+	accessToken, scope, life, err := s.issuer.issue(ctx, g)
 	if err != nil {
 		s.logins.WithLabelValues(kind, "failed").Inc()
 		return nil, err
 	}
 	s.logins.WithLabelValues(kind, "granted").Inc()
-	refresh := g.Refresh.String()
+	refresh := ""
+	if g.UserID != "" { // a client in its own name asks again instead (RFC 6749 §4.4.3)
+		refresh = g.Refresh.String()
+	}
 	return &tokensOutput{
 		CacheControl: "no-store", Pragma: "no-cache", // RFC 6749 §5.1
 		Body: tokens{

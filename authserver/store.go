@@ -33,7 +33,8 @@ type Store struct {
 
 	// The hot statements, prepared once: lib/pq makes two round trips of
 	// one that isn't.
-	userByEmail, userFromEmail, userByID, insertSession, rotate, readSession, endSession, liveUser, knownNetwork, counts *sqlx.Stmt
+	userByEmail, userFromEmail, userByID, insertSession, rotate, readSession, endSession, liveUser,
+	knownNetwork, counts, clientByID, spend *sqlx.Stmt
 }
 
 // NewStore prepares the statements on migrated databases. write and read are
@@ -57,6 +58,8 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 			(SELECT user_id FROM sessions WHERE id = ? AND` + isLive + `)`},
 		{&s.knownNetwork, read, `SELECT EXISTS (SELECT 1 FROM sessions WHERE network <> '' AND user_id = (SELECT id FROM users WHERE email_key = ?) AND network = ?)`},
 		{&s.counts, read, "SELECT key, count, last_at, expires_at FROM throttle WHERE key IN (?, ?, ?)"},
+		{&s.clientByID, read, selectClient + " WHERE id = ?"},
+		{&s.spend, write, "INSERT INTO client_assertions (id, expires_at) VALUES (?, ?)"},
 	} {
 		stmt, err := p.db.PreparexContext(ctx, p.db.Rebind(p.text)) //nolint:sqlclosecheck // Close does
 		if err != nil {
@@ -70,7 +73,10 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 // Close releases the statements.
 func (s *Store) Close() error {
 	var errs []error
-	for _, stmt := range []*sqlx.Stmt{s.userByEmail, s.userFromEmail, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser, s.knownNetwork, s.counts} {
+	for _, stmt := range []*sqlx.Stmt{
+		s.userByEmail, s.userFromEmail, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser,
+		s.knownNetwork, s.counts, s.clientByID, s.spend,
+	} {
 		if stmt != nil {
 			errs = append(errs, stmt.Close())
 		}

@@ -69,6 +69,16 @@ func newCounter(name string, limit Limit, delays bool, about ...string) *counter
 	return &counter{name: name, limit: limit, delays: delays, key: name + ":" + hex.EncodeToString(sum[:16])}
 }
 
+// byNetwork makes the count of a limit for the network that a request comes
+// from, or one that is off where that isn't known: it would be everybody's.
+func byNetwork(ctx context.Context, name string, limit Limit) *counter {
+	network := peerOf(ctx).network()
+	if network == "" {
+		limit = Limit{}
+	}
+	return newCounter(name, limit, false, network)
+}
+
 // wait is how long a count refuses, from now on.
 func (c *counter) wait(now time.Time) time.Duration {
 	if c.row.ExpiresAt <= now.UnixMilli() || c.row.Count < c.limit.Max {
@@ -179,9 +189,7 @@ func (t *throttle) try(ctx context.Context, emailKey string, from peer) (*attemp
 		account: newCounter("login_account", t.LoginAccount, true, emailKey),
 		device:  newCounter("login_device", t.LoginDevice, true, emailKey, network),
 	}
-	if network != "" {
-		a.network = newCounter("login_network", t.LoginNetwork, false, network)
-	}
+	a.network = byNetwork(ctx, "login_network", t.LoginNetwork)
 	device, err := t.store.knownDevice(ctx, emailKey, network, from.Refresh)
 	if err != nil {
 		return nil, err
@@ -230,28 +238,29 @@ func (t *throttle) once(ctx context.Context, counters ...*counter) error {
 
 // register counts a registration.
 func (t *throttle) register(ctx context.Context) error {
-	return t.once(ctx, newCounter("register_network", t.RegisterNetwork, false, peerOf(ctx).network()))
+	return t.once(ctx, byNetwork(ctx, "register_network", t.RegisterNetwork))
 }
 
 // reset counts a request for mail to an address, or for a user.
 func (t *throttle) reset(ctx context.Context, about string) error {
-	return t.once(ctx, newCounter("reset_network", t.ResetNetwork, false, peerOf(ctx).network()),
+	return t.once(ctx, byNetwork(ctx, "reset_network", t.ResetNetwork),
 		newCounter("reset_address", t.ResetAddress, false, about))
 }
 
 // token refuses a network that showed too many tokens that were no good. It
 // asks no database.
 func (t *throttle) token(ctx context.Context) error {
+	network := peerOf(ctx).network()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	until, ok := t.refused[peerOf(ctx).network()]
+	until, ok := t.refused[network]
 	if !ok {
 		return nil
 	}
 	if wait := until.Sub(t.now()); wait > 0 {
 		return &ThrottledError{"token_network", wait}
 	}
-	delete(t.refused, peerOf(ctx).network())
+	delete(t.refused, network)
 	return nil
 }
 
@@ -259,7 +268,7 @@ func (t *throttle) token(ctx context.Context) error {
 // be counted.
 func (t *throttle) badToken(ctx context.Context, why error) error {
 	network := peerOf(ctx).network()
-	c := newCounter("token_network", t.TokenNetwork, false, network)
+	c := byNetwork(ctx, "token_network", t.TokenNetwork)
 	if err := t.count(ctx, c); err != nil {
 		return err
 	}
@@ -322,13 +331,15 @@ func (s *limitState) send() {
 // seconds rounds up.
 func seconds(d time.Duration) int { return int(math.Ceil(d.Seconds())) }
 
+const tooOften = "This was tried too often. Wait for the seconds in Retry-After."
+
 // throttledProblem is the answer to a [*ThrottledError], or nil.
 func throttledProblem(err error) *web.Problem {
 	var t *ThrottledError
 	if !errors.As(err, &t) {
 		return nil
 	}
-	p := web.NewProblem(http.StatusTooManyRequests, "too_many_requests", "This was tried too often. Wait for the seconds in Retry-After.").
+	p := web.NewProblem(http.StatusTooManyRequests, "too_many_requests", tooOften).
 		With("Retry-After", strconv.Itoa(seconds(t.After)))
 	p.OAuthError = "temporarily_unavailable"
 	return p

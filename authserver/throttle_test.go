@@ -227,6 +227,20 @@ func TestNetworkLimits(t *testing.T) {
 		if code := post(one, "/authn/password/reset/confirm", member{"token": "udl_made_up", "new_password": otherPassword}); code != 429 {
 			t.Errorf("a link from there: %d", code)
 		}
+		oauth := func() int { // another endpoint, the same count
+			r := httptest.NewRequest("POST", "/oauth2/token", strings.NewReader("grant_type=refresh_token&refresh_token=udr_made_up"))
+			r.RemoteAddr = one
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			w := httptest.NewRecorder()
+			a.ServeHTTP(w, r)
+			if (w.Code == 429) != (w.Header().Get("Retry-After") != "") {
+				t.Errorf("%d with %v", w.Code, w.Header())
+			}
+			return w.Code
+		}
+		steps("refresh by OAuth", []int{429}, oauth)
+		a.forward(10 * time.Minute)
+		steps("refresh by OAuth after the window", []int{400, 400, 400, 429}, oauth)
 		a.forward(10 * time.Minute)
 		steps("refresh after the window", []int{401}, refresh(one))
 

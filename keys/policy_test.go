@@ -22,22 +22,22 @@ func TestPolicyValidate(t *testing.T) {
 		{name: "every algorithm", change: func(p *keys.Policy) {
 			p.Algorithms = []jose.SignatureAlgorithm{jose.EdDSA, jose.RS256, jose.ES256, jose.PS256}
 		}},
-		{name: "least lead", change: func(p *keys.Policy) { p.AnnounceLead = 2140 * time.Second }},
+		{name: "least lead", change: func(p *keys.Policy) { p.AnnounceLead = 2740 * time.Second }},
 		{
 			name:   "lead a millisecond short",
-			change: func(p *keys.Policy) { p.AnnounceLead = 2140*time.Second - time.Millisecond },
-			want:   keys.ErrPolicy, says: "raise AnnounceLead to 35m40s",
+			change: func(p *keys.Policy) { p.AnnounceLead = 2740*time.Second - time.Millisecond },
+			want:   keys.ErrPolicy, says: "raise AnnounceLead to 45m40s",
 		},
 		{
 			name:   "max-age above half the slack",
 			change: func(p *keys.Policy) { p.JWKSMaxAge = time.Hour },
-			want:   keys.ErrPolicy, says: "max(15m0s, 1h0m0s) + 15m0s + 1h0m0s + 10s + 30s = 2h15m40s",
+			want:   keys.ErrPolicy, says: "max(15m0s, 1h0m0s) + 15m0s + 1h0m0s + 10s + 10m0s + 30s = 2h25m40s",
 		},
-		{name: "least retention", change: func(p *keys.Policy) { p.Retention = 1000 * time.Second }},
+		{name: "least retention", change: func(p *keys.Policy) { p.Retention = 1030 * time.Second }},
 		{
 			name:   "retention a millisecond short",
-			change: func(p *keys.Policy) { p.Retention = 1000*time.Second - time.Millisecond },
-			want:   keys.ErrPolicy, says: "Retention ≥ TokenLife + Leeway + Tick + ReplicaLag + Skew",
+			change: func(p *keys.Policy) { p.Retention = 1030*time.Second - time.Millisecond },
+			want:   keys.ErrPolicy, says: "Retention ≥ TokenLife + Leeway + Tick + ReplicaLag + 2·Skew",
 		},
 		{
 			name:   "token outlives retention",

@@ -23,7 +23,7 @@ import (
 // authnFlags are the settings of authn that `up` has too.
 type authnFlags struct {
 	CORSOrigin      []string          `name:"cors-origin" placeholder:"ORIGIN" env:"URBANDATA_CORS_ORIGINS" help:"Let pages of this origin call the API from a browser, such as https://map.example. Repeatable; several with , between. (${env})"`
-	SigningAlg      string            `placeholder:"ALG" env:"URBANDATA_AUTH_SIGNING_ALG" help:"Sign for every audience with this algorithm, RS256 or EdDSA. Otherwise inmuebles gets EdDSA and others RS256. (${env})"`
+	SigningAlg      string            `placeholder:"ALG" env:"URBANDATA_AUTH_SIGNING_ALG" help:"Sign for every audience with this algorithm, one of --keys-algorithms. Otherwise inmuebles gets EdDSA and others RS256. (${env})"`
 	Audience        map[string]string `placeholder:"NAME=ALG[/TYP]" env:"URBANDATA_AUTH_AUDIENCES" help:"Register an audience with its algorithm and, where its verifier refuses at+jwt, typ JWT: spring=RS256/JWT. Repeatable; several with ; between. (${env})"`
 	TokenLife       time.Duration     `default:"5m" env:"URBANDATA_AUTH_TOKEN_LIFE" help:"Life of an access token. (${env})"`
 	TokenBackdate   time.Duration     `default:"5s" env:"URBANDATA_AUTH_TOKEN_BACKDATE" help:"By how much iat lies in the past, for verifiers whose clock is behind. (${env})"`
@@ -31,6 +31,7 @@ type authnFlags struct {
 	RefreshIdle     time.Duration     `default:"168h" env:"URBANDATA_AUTH_REFRESH_IDLE" help:"A session ends when it isn't refreshed for this long. (${env})"`
 	SessionLifetime time.Duration     `default:"2160h" env:"URBANDATA_AUTH_SESSION_LIFETIME" help:"A session ends at this age. (${env})"`
 	accountFlags    `embed:""`
+	Policy          policyFlags `embed:""`
 }
 
 type authserverCmd struct {
@@ -91,7 +92,14 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	if err := authserver.CheckIssuer(issuer); err != nil {
 		return wrongSetting("--issuer (URBANDATA_AUTH_ISSUER)", "%s", strings.TrimPrefix(err.Error(), "the issuer "))
 	}
-	audiences, alg, err := f.audiences()
+	if f.TokenLife < time.Second || f.TokenLife > 24*time.Hour {
+		return wrongSetting("--token-life (URBANDATA_AUTH_TOKEN_LIFE)", "it must lie between 1s and 24h; nothing calls an access token back")
+	}
+	policy, err := f.Policy.policy(f.TokenLife)
+	if err != nil {
+		return err
+	}
+	audiences, alg, err := f.audiences(policy)
 	if err != nil {
 		return err
 	}
@@ -106,13 +114,9 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	if f.Limits == limitsOff {
 		g.log.Warn("LIMITS ARE OFF: anybody may try as many passwords as the machine can check (--limits, URBANDATA_AUTH_LIMITS)")
 	}
-	policy := keys.DefaultPolicy()
-	policy.TokenLife = f.TokenLife
-	if short := policy.MinRetention() - policy.Retention; short > 0 {
-		policy.Retention += short // a key stays published as long as its tokens live
-	}
-	if f.TokenLife < time.Second || f.TokenLife > 24*time.Hour {
-		return wrongSetting("--token-life (URBANDATA_AUTH_TOKEN_LIFE)", "it must lie between 1s and 24h; nothing calls an access token back")
+	accounts.Now = p.now
+	for _, warning := range policy.Warnings() {
+		g.log.Warn(warning)
 	}
 
 	db, err := openAuthn(p.ctx, authSetting, url)
@@ -129,7 +133,7 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	}
 	var keeper *keys.Keeper
 	keeper, err = keys.NewKeeper(keys.NewSQLStore(db.Write), sealer, policy, keys.Options{
-		Name: fmt.Sprintf("%s/%d", hostname, os.Getpid()), Logger: g.log,
+		Name: fmt.Sprintf("%s/%d", hostname, os.Getpid()), Logger: g.log, Now: p.now,
 		Probe: probeJWKS(issuer, func() *keys.Keeper { return keeper }),
 	})
 	if err != nil {
@@ -161,12 +165,12 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	}
 	g.closers = append(g.closers, store.Close)
 	server, err := authserver.New(authserver.Options{
-		Issuer: issuer, Keys: keeper, Log: g.log, Metrics: g.metrics, Version: version(),
+		Issuer: issuer, Keys: keeper, Log: g.log, Metrics: g.metrics, Version: version(), Now: p.now,
 		Accounts:  authserver.NewAccounts(store, accounts),
 		Audiences: audiences, SigningAlg: alg, Backdate: f.TokenBackdate, Origins: f.CORSOrigin, Proxies: proxies,
 	})
 	if errors.Is(err, authserver.ErrOptions) {
-		return wrongSetting("authserver", "%s", err)
+		return wrongSetting("--audience, --signing-alg or --keys-algorithms", "%s", strings.TrimPrefix(err.Error(), authserver.ErrOptions.Error()+": "))
 	}
 	if err != nil {
 		return err
@@ -191,32 +195,23 @@ func authnSet(db *database.SQL) migrations.Set {
 }
 
 // audiences reads --audience and --signing-alg.
-func (f *authnFlags) audiences() (map[string]authserver.Audience, jose.SignatureAlgorithm, error) {
+func (f *authnFlags) audiences(policy keys.Policy) (map[string]authserver.Audience, jose.SignatureAlgorithm, error) {
 	audiences := map[string]authserver.Audience{}
 	for name, value := range f.Audience {
 		alg, typ, ok := strings.Cut(value, "/")
 		if !ok {
 			typ = token.TypeAccess
 		}
-		if name == "" || !knownAlg(alg) || typ != token.TypeAccess && typ != token.TypeJWT {
+		if name == "" || !knows(policy, alg) || typ != token.TypeAccess && typ != token.TypeJWT {
 			return nil, "", wrongSetting("--audience (URBANDATA_AUTH_AUDIENCES)",
-				"it must be NAME=ALG or NAME=ALG/TYP, with ALG RS256 or EdDSA and TYP at+jwt or JWT, such as spring=RS256/JWT")
+				"it must be NAME=ALG or NAME=ALG/TYP, with ALG one of --keys-algorithms and TYP at+jwt or JWT, such as spring=RS256/JWT")
 		}
 		audiences[name] = authserver.Audience{Alg: jose.SignatureAlgorithm(alg), Type: typ}
 	}
-	if f.SigningAlg != "" && !knownAlg(f.SigningAlg) {
-		return nil, "", wrongSetting("--signing-alg (URBANDATA_AUTH_SIGNING_ALG)", "it must be RS256 or EdDSA")
+	if f.SigningAlg != "" && !knows(policy, f.SigningAlg) {
+		return nil, "", wrongSetting("--signing-alg (URBANDATA_AUTH_SIGNING_ALG)", "it must be one of --keys-algorithms")
 	}
 	return audiences, jose.SignatureAlgorithm(f.SigningAlg), nil
-}
-
-func knownAlg(alg string) bool {
-	for _, a := range keys.DefaultPolicy().Algorithms {
-		if string(a) == alg {
-			return true
-		}
-	}
-	return false
 }
 
 // registerKeyMetrics shows what an operator wants to be woken for.

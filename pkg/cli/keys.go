@@ -11,7 +11,8 @@ import (
 )
 
 type keysCmd struct {
-	List keysListCmd `cmd:"" help:"List the signing keys, their states and what comes next."`
+	List   keysListCmd   `cmd:"" help:"List the signing keys, their states and what comes next."`
+	Doctor keysDoctorCmd `cmd:"" help:"Look at an issuer from outside, as a third party does, and say who suffers from what."`
 }
 
 type keysListCmd struct {

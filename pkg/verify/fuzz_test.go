@@ -2,12 +2,15 @@ package verify
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/lestrrat-go/jwx/v2/jwk"
 )
 
 // accepted is what encoding/json makes of what the strict reader accepts.
@@ -134,6 +137,42 @@ func FuzzKeySet(f *testing.F) {
 		}
 		if n != set.Len() || n == 0 {
 			t.Fatalf("%d keys, Len says %d", n, set.Len())
+		}
+	})
+}
+
+// A key that we take is the key that jwx takes.
+func FuzzKey(f *testing.F) {
+	f.Add(`{"kty":"OKP","crv":"Ed25519","kid":"k","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","use":"sig"}`)
+	f.Add(`{"kty":"EC","crv":"P-256","kid":"k","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}`)
+	f.Add(`{"kty":"RSA","alg":"PS256","e":"AQAB","kid":"2011-04-29","n":"0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw"}`)
+	f.Add(`{"kty":"RSA","kid":"k","n":"AAEAAQ","e":"AAEAAQ"}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		_, k, err := parseKey(text)
+		if err != nil {
+			return
+		}
+		theirs, err := jwk.ParseKey([]byte(text))
+		if err != nil {
+			t.Fatalf("accepted %s, but jwx says %v", text, err)
+		}
+		var raw any
+		if err := theirs.Raw(&raw); err != nil {
+			t.Fatalf("accepted %s, but jwx says %v", text, err)
+		}
+		same := false
+		switch ours := k.public.(type) {
+		case edKey:
+			same = ed25519.PublicKey(ours).Equal(raw.(ed25519.PublicKey))
+		case ecKey:
+			same = ours.Equal(raw)
+		case pkcs1Key:
+			same = ours.Equal(raw)
+		case pssKey:
+			same = ours.Equal(raw)
+		}
+		if !same || theirs.KeyID() != k.id {
+			t.Fatalf("%s is another key for jwx", text)
 		}
 	})
 }

@@ -8,7 +8,8 @@ import (
 	"github.com/urbandata/urbandata/pkg/token"
 )
 
-// claimsKey is the context key of the claims.
+// claimsKey is the context key of the claims: a *verified from the middleware,
+// a *token.Claims from NewContext.
 type claimsKey struct{}
 
 // NewContext returns a context that carries claims: for handlers behind an
@@ -20,8 +21,13 @@ func NewContext(ctx context.Context, claims *token.Claims) context.Context {
 // FromContext returns the claims of the verified token, which must not be
 // changed. ok is false if there was none.
 func FromContext(ctx context.Context) (claims *token.Claims, ok bool) {
-	claims, ok = ctx.Value(claimsKey{}).(*token.Claims)
-	return claims, ok && claims != nil
+	switch got := ctx.Value(claimsKey{}).(type) {
+	case *verified:
+		return &got.Claims, true
+	case *token.Claims:
+		return got, got != nil
+	}
+	return nil, false
 }
 
 // Middleware lets a request pass to next if it carries a good token, whose
@@ -31,16 +37,16 @@ func (v *Verifier) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		raw, err := TokenFromRequest(r)
 		if err != nil {
-			v.observe(nil, err)
+			v.observe(nil, nil, false, err)
 			v.refuse(w, err)
 			return
 		}
-		claims, err := v.Verify(r.Context(), raw)
+		got, err := v.verify(r.Context(), raw)
 		if err != nil {
 			v.refuse(w, err)
 			return
 		}
-		next.ServeHTTP(w, r.WithContext(NewContext(r.Context(), claims)))
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), claimsKey{}, got)))
 	})
 }
 
@@ -56,7 +62,7 @@ func (v *Verifier) Require(scopes ...string) func(http.Handler) http.Handler {
 				err = ErrMissing
 			}
 			if err != nil {
-				v.observe(nil, err)
+				v.observe(nil, nil, false, err)
 				v.refuse(w, err)
 				return
 			}

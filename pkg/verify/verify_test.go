@@ -478,7 +478,11 @@ func TestHooksSeeOutcomes(t *testing.T) {
 	_, _ = v.Verify(context.Background(), good[:len(good)-4]+"AAAA")
 	_, _ = v.Verify(context.Background(), "x")
 	kid := issuer.KeyID(verify.EdDSA)
-	want := []verify.Outcome{{"ok", kid, "EdDSA"}, {"signature", kid, "EdDSA"}, {"malformed", "", ""}}
+	want := []verify.Outcome{
+		{Reason: "ok", KeyID: kid, Algorithm: "EdDSA", Issuer: issuer.URL},
+		{Reason: "signature", KeyID: kid, Algorithm: "EdDSA", Issuer: issuer.URL},
+		{Reason: "malformed"},
+	}
 	if fmt.Sprint(seen) != fmt.Sprint(want) {
 		t.Errorf("outcomes %v, want %v", seen, want)
 	}

@@ -2,6 +2,7 @@ package docs
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -181,12 +182,13 @@ type up struct {
 	stdout                 <-chan string // what comes after the banner
 	banner                 string
 	authn, inmuebles, meta string // addresses
+	data                   string // its data folder
 }
 
 func startUp(t *testing.T) up {
 	t.Helper()
-	u := up{authn: freeAddress(t), inmuebles: freeAddress(t), meta: freeAddress(t)}
-	stdout, _ := start(t, nil, "up", "--auth-listen", u.authn, "--api-listen", u.inmuebles, "--metrics-listen", u.meta, "--data-dir", "data")
+	u := up{authn: freeAddress(t), inmuebles: freeAddress(t), meta: freeAddress(t), data: filepath.Join(t.TempDir(), "data")}
+	stdout, _ := start(t, nil, "up", "--auth-listen", u.authn, "--api-listen", u.inmuebles, "--metrics-listen", u.meta, "--data-dir", u.data)
 	for !strings.HasSuffix(u.banner, "/inmuebles\n") {
 		u.banner += await(t, stdout, "") + "\n"
 	}
@@ -195,9 +197,12 @@ func startUp(t *testing.T) up {
 	return u
 }
 
-// here puts the real addresses into a script.
-func (u up) here(script string) string {
-	return strings.NewReplacer("127.0.0.1:8000", u.authn, "127.0.0.1:8001", u.inmuebles).Replace(script)
+// here puts the real addresses into a script, and has it work on the data of
+// what runs: `urbandata` is the program that was built.
+func (u up) here(t *testing.T, script string) string {
+	t.Helper()
+	prelude := fmt.Sprintf("export PATH=%q:$PATH URBANDATA_DATA_DIR=%q\n", filepath.Dir(program(t)), u.data)
+	return prelude + strings.NewReplacer("127.0.0.1:8000", u.authn, "127.0.0.1:8001", u.inmuebles).Replace(script)
 }
 
 var marked = regexp.MustCompile("(?ms)^<!-- run(?:: ([a-z]+))? -->\n```sh\n(.*?)^```$")
@@ -232,7 +237,7 @@ func bash(t *testing.T, folder, script string) string {
 // TestCommandsRun pastes the marked blocks of a page, in order, into one
 // shell. An answer that is not 2xx fails its curl.
 func TestCommandsRun(t *testing.T) {
-	for page, result := range map[string]string{"README.md": `"_id"`, "docs/api.md": `"_id"`, "docs/accounts.md": `"last_used_at"`} {
+	for page, result := range map[string]string{"README.md": `"_id"`, "docs/api.md": `"_id"`, "docs/accounts.md": `"last_used_at"`, "docs/oauth.md": `"active":true`} {
 		t.Run(page, func(t *testing.T) {
 			folder := t.TempDir()
 			u := startUp(t)
@@ -251,7 +256,7 @@ func TestCommandsRun(t *testing.T) {
 				t.Fatal("no block is marked <!-- run -->")
 			}
 			const strict = "curl() { command curl --fail-with-body --noproxy '*' \"$@\"; }\n"
-			out := bash(t, folder, u.here(strict+strings.Join(blocks, "\n")))
+			out := bash(t, folder, u.here(t, strict+strings.Join(blocks, "\n")))
 			if !strings.Contains(out, result) {
 				t.Errorf("no %s came back:\n%s", result, out)
 			}
@@ -273,7 +278,7 @@ func TestReadmeHasTheBanner(t *testing.T) {
 // requests, with docs/operations.md.
 func TestMetricsAreDocumented(t *testing.T) {
 	u := startUp(t)
-	bash(t, t.TempDir(), u.here(strings.Join(scripts(read(t, "README.md"), ""), "")))
+	bash(t, t.TempDir(), u.here(t, strings.Join(scripts(read(t, "README.md"), ""), "")))
 	answer, err := http.Get("http://" + u.meta + "/metrics")
 	if err != nil {
 		t.Fatal(err)

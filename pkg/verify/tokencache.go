@@ -1,0 +1,181 @@
+package verify
+
+import (
+	"hash/maphash"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+)
+
+// The cache of verified tokens. A client sends one token with every request of
+// its life, and only the first need cost a signature check.
+//
+//   - A token enters behind a good signature and good claims, so forgeries can
+//     neither fill it nor be found in it.
+//   - It is found by the whole token, byte for byte. The hash, seeded at random
+//     for each process, only says where to look: two tokens of one hash are
+//     still two tokens.
+//   - What time can change (exp, nbf, iat, the life of the key set) is checked
+//     again at every hit, by the very code that checked it at first.
+//   - What it holds is of one [KeySet]. When another set takes its place, all
+//     of that is void in the same instant, and its room free for others.
+//
+// It is an array of sets of eight places. A set has its share of the bytes, so
+// the whole can't outgrow its bound, and nothing needs to sweep it. A hit is a
+// few atomic loads and no lock, so it scales with the cores.
+
+const (
+	ways = 8
+	// placeBytes is what a token may be expected to take. Ours take 1.6 KB.
+	placeBytes = 2 << 10
+	setBytes   = ways * placeBytes
+
+	// minTokenCacheBytes is one set.
+	minTokenCacheBytes = setBytes
+)
+
+// verified is a token that was found good. It is immutable but for private.
+type verified struct {
+	payload
+	text string // the payload, decoded
+	key  *key
+	by   *trust  // whose checklist it passed
+	set  *KeySet // that key was of
+
+	private atomic.Pointer[any] // see VerifyAs
+
+	// What follows is for the cache alone.
+	raw  string
+	hash uint64
+	cost int64
+}
+
+// size bounds the memory that v holds on to.
+func (v *verified) size() int64 {
+	const entry = int64(unsafe.Sizeof(verified{})) + 64 // and what the allocator rounds up
+	const word = int64(unsafe.Sizeof(""))
+	// The strings of the claims are parts of text, unless they were escaped.
+	return entry + int64(len(v.raw)) + 2*int64(len(v.text)) +
+		word*int64(cap(v.Audience)+cap(v.Scope)+cap(v.Roles))
+}
+
+type tokenSet struct {
+	places [ways]atomic.Pointer[verified] // one cache line, all that a hit reads
+
+	mu    sync.Mutex // guards bytes and writing to places
+	bytes int64
+}
+
+// tokenCache is safe for concurrent use; nil holds nothing.
+type tokenCache struct {
+	seed maphash.Seed
+	sets []tokenSet
+
+	stored  atomic.Uint64
+	evicted atomic.Uint64 // good ones, for want of room
+}
+
+func newTokenCache(limit int64) *tokenCache {
+	if limit == 0 {
+		return nil
+	}
+	return &tokenCache{seed: maphash.MakeSeed(), sets: make([]tokenSet, limit/setBytes)}
+}
+
+// at is where a token of this hash is, if anywhere.
+func (c *tokenCache) at(hash uint64) *tokenSet { return &c.sets[hash%uint64(len(c.sets))] }
+
+// get returns what is known of raw, or nil. The caller must check that it
+// still holds.
+func (c *tokenCache) get(raw string) *verified {
+	if c == nil {
+		return nil
+	}
+	hash := maphash.String(c.seed, raw)
+	set := c.at(hash)
+	for i := range set.places {
+		if v := set.places[i].Load(); v != nil && v.hash == hash && v.raw == raw {
+			return v
+		}
+	}
+	return nil
+}
+
+// put keeps v, which is of raw, where there is room for it: in the place of
+// one that is void, else of those that are the first to expire. One that
+// would take more than a quarter of a set, or has no exp that leaves it
+// useful, is not kept.
+func (c *tokenCache) put(raw string, v *verified, now time.Time) {
+	if c == nil {
+		return
+	}
+	v.raw = strings.Clone(raw) // else it would keep the whole request's header
+	v.hash = maphash.String(c.seed, raw)
+	v.cost = v.size()
+	if v.cost > setBytes/4 {
+		return
+	}
+	set := c.at(v.hash)
+	set.mu.Lock()
+	defer set.mu.Unlock()
+	free := -1
+	for i := range set.places {
+		switch other := set.places[i].Load(); {
+		case other == nil:
+			free = i
+		case other.raw == raw, !other.holds(now):
+			set.remove(i)
+			free = i
+		}
+	}
+	for free < 0 || set.bytes+v.cost > setBytes {
+		first := -1
+		for i := range set.places {
+			if other := set.places[i].Load(); other != nil &&
+				(first < 0 || other.Expiry < set.places[first].Load().Expiry) {
+				first = i
+			}
+		}
+		set.remove(first)
+		free = first
+		c.evicted.Add(1)
+	}
+	set.bytes += v.cost
+	set.places[free].Store(v)
+	c.stored.Add(1)
+}
+
+// remove empties a place that is not empty. set.mu is held.
+func (s *tokenSet) remove(i int) {
+	s.bytes -= s.places[i].Load().cost
+	s.places[i].Store(nil)
+}
+
+// holds says whether v could still be answered with: its key set is the one
+// held, and it has not expired.
+func (v *verified) holds(now time.Time) bool {
+	snap := v.by.cache.current.Load()
+	return snap.usable(now) && snap.set == v.set && now.Before(v.ExpiresAt().Add(v.by.options.Leeway))
+}
+
+// size is the number of tokens held and the bytes they take. Those that are
+// void count until others take their places.
+func (c *tokenCache) size() (tokens int, bytes int64) {
+	if c == nil {
+		return 0, 0
+	}
+	for i := range c.sets {
+		set := &c.sets[i]
+		set.mu.Lock()
+		bytes += set.bytes
+		for j := range set.places {
+			if set.places[j].Load() != nil {
+				tokens++
+			}
+		}
+		set.mu.Unlock()
+	}
+	return tokens, bytes
+}
