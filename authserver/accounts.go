@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/text/unicode/norm"
 
+	"github.com/urbandata/urbandata/keys"
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/web"
 )
@@ -30,6 +31,7 @@ type User struct {
 	LastName  string       `json:"last_name"`
 	Company   string       `json:"company"`
 	Roles     []token.Role `json:"roles" nullable:"false"`
+	Factor    bool         `json:"second_factor" doc:"Whether a login needs a code besides the password"`
 	Language  string       `json:"language" doc:"Of mail to the user: es or en; empty for the default"`
 	CreatedAt time.Time    `json:"created_at"`
 	Disabled  bool         `json:"disabled"`
@@ -73,6 +75,7 @@ type AccountsOptions struct {
 	Mail          MailOptions      // no mail if there is no Mailer
 	Breached      *BreachedList    // passwords that may not be chosen; none if nil
 	Limits        *Limits          // [DefaultLimits] if nil
+	Sealer        keys.Sealer      // of second factors; nobody can have one if nil
 	Now           func() time.Time // the clock, time.Now if nil
 }
 
@@ -281,7 +284,9 @@ type grant struct {
 	Roles     []token.Role
 	Refresh   refreshToken
 
-	Unverified bool // and this server asks for a verified address
+	AuthTime   time.Time // of the login
+	AMR        string    // how it was made: RFC 8176, with spaces between
+	Unverified bool      // and this server asks for a verified address
 
 	// Scope is what a client may do in its own name; for a user, what it
 	// was asked to be narrowed to, or nil.
@@ -290,47 +295,65 @@ type grant struct {
 
 // authenticate returns the user who has this address and password, or
 // [ErrCredentials]. An unknown address, a wrong password and a disabled user
-// are one error at one cost: a hash is computed for each. With [ErrDeleted],
-// which only the right password gets, comes the user too.
+// are one error at one cost: a hash is computed for each. Only the right
+// password gets [ErrOTPRequired], [ErrOTP] or [ErrDeleted], and with the last
+// comes the user too.
 //
 // Users who were imported have hashes of other costs. For an address that
 // nobody has, what the next user has is computed: each address has one cost,
 // and unknown ones have the same costs, as often, as known ones.
-func (a *Accounts) authenticate(ctx context.Context, email, password string, from peer) (user *userRow, outdated bool, err error) {
+func (a *Accounts) authenticate(ctx context.Context, email, password, code string, from peer) (*login, error) {
 	key := foldEmail(email)
 	attempt, err := a.limit.try(ctx, key, from)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	user, err = a.store.userFrom(ctx, key)
+	user, err := a.store.userFrom(ctx, key)
 	if errors.Is(err, ErrNoUser) {
 		user, err = &userRow{}, nil
 	}
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	ok, outdated, err := a.hasher.verify(ctx, user.PasswordHash, password)
+	deleted := user.DisabledBy == byOwner && user.EraseAt != nil && *user.EraseAt > a.now().UnixMilli()
 	switch {
 	case err != nil:
-		return nil, false, err
-	case !ok || user.EmailKey != key:
-		return nil, false, a.limit.failed(ctx, attempt, ErrCredentials)
-	case user.DisabledAt == nil:
-		return user, outdated, a.limit.passed(ctx, attempt)
-	case user.DisabledBy == byOwner && user.EraseAt != nil && *user.EraseAt > a.now().UnixMilli():
-		return user, false, ErrDeleted
+		return nil, err
+	case !ok || user.EmailKey != key || user.DisabledAt != nil && !deleted:
+		return nil, a.limit.failed(ctx, attempt, ErrCredentials)
 	}
-	return nil, false, a.limit.failed(ctx, attempt, ErrCredentials)
+	l := &login{user: user, outdated: outdated}
+	if l.amr, err = a.checkSecondFactor(ctx, user, code); errors.Is(err, ErrOTP) {
+		return nil, a.limit.failed(ctx, attempt, ErrOTP)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := a.limit.passed(ctx, attempt); err != nil {
+		return nil, err
+	}
+	if deleted {
+		return l, ErrDeleted
+	}
+	return l, nil
+}
+
+// login is a user who has shown who it is.
+type login struct {
+	user     *userRow
+	outdated bool   // whether the password is to be stored anew
+	amr      string // how it was shown
 }
 
 // login starts a session, or returns what [Accounts.authenticate] does, or
 // [ErrUnverified].
-func (a *Accounts) login(ctx context.Context, email, password, clientID, audience string, from peer) (*grant, error) {
-	g, err := a.tryLogin(ctx, email, password, clientID, audience, from)
+func (a *Accounts) login(ctx context.Context, email, password, code, clientID, audience string, from peer) (*grant, error) {
+	g, err := a.tryLogin(ctx, email, password, code, clientID, audience, from)
 	if errors.Is(err, ErrNoUser) {
 		// The user was disabled or given another password meanwhile, or the
 		// same one stored anew by another login: look again.
-		g, err = a.tryLogin(ctx, email, password, clientID, audience, from)
+		g, err = a.tryLogin(ctx, email, password, code, clientID, audience, from)
 	}
 	if errors.Is(err, ErrNoUser) {
 		err = ErrCredentials
@@ -338,11 +361,12 @@ func (a *Accounts) login(ctx context.Context, email, password, clientID, audienc
 	return g, err
 }
 
-func (a *Accounts) tryLogin(ctx context.Context, email, password, clientID, audience string, from peer) (*grant, error) {
-	user, outdated, err := a.authenticate(ctx, email, password, from)
+func (a *Accounts) tryLogin(ctx context.Context, email, password, code, clientID, audience string, from peer) (*grant, error) {
+	l, err := a.authenticate(ctx, email, password, code, from)
 	if err != nil {
 		return nil, err
 	}
+	user := l.user
 	unverified := user.EmailVerifiedAt == nil && a.outbox != nil && a.outbox.Verify != VerifyOff
 	if unverified && a.outbox.Verify == VerifyRequired {
 		var throttled *ThrottledError
@@ -361,17 +385,17 @@ func (a *Accounts) tryLogin(ctx context.Context, email, password, clientID, audi
 		ID: id, UserID: user.ID, ClientID: clientID, Audience: audience,
 		MarkKey: markKey, CurrentHash: refresh.hash(),
 		CreatedAt: now, IdleExpiresAt: now.Add(a.limits.Idle), ExpiresAt: now.Add(a.limits.Lifetime),
-		Peer: from,
+		Peer: from, AMR: l.amr,
 	}, user.PasswordHash)
 	if err != nil {
 		return nil, err
 	}
-	if outdated {
+	if l.outdated {
 		a.rehash(ctx, user, password)
 	}
 	return &grant{
 		SessionID: id, UserID: user.ID, ClientID: clientID, Audience: audience,
-		Roles: parseRoles(user.Roles), Refresh: refresh, Unverified: unverified,
+		Roles: parseRoles(user.Roles), Refresh: refresh, AuthTime: now, AMR: l.amr, Unverified: unverified,
 	}, nil
 }
 
@@ -445,7 +469,7 @@ func (a *Accounts) rotate(ctx context.Context, text string, from peer) (*grant, 
 func (s *session) grant(refresh refreshToken) *grant {
 	return &grant{
 		SessionID: refresh.session, UserID: s.UserID, ClientID: s.ClientID, Audience: s.Audience,
-		Roles: parseRoles(s.Roles), Refresh: refresh,
+		Roles: parseRoles(s.Roles), Refresh: refresh, AuthTime: time.UnixMilli(s.CreatedAt), AMR: s.AMR,
 	}
 }
 
@@ -475,6 +499,7 @@ func (a *Accounts) Sweep(ctx context.Context) error {
 	now := a.now()
 	a.limit.sweep()
 	return errors.Join(
+		a.reseal(ctx),
 		untilFew(batch, func() (int64, error) { return a.store.sweep(ctx, now.Add(-keep), batch) }),
 		untilFew(batch, func() (int64, error) { return a.store.expireCounts(ctx, now, batch) }),
 		untilFew(batch, func() (int64, error) { return a.store.expireLinks(ctx, now, batch) }),
@@ -493,7 +518,7 @@ func untilFew(batch int64, f func() (int64, error)) error {
 
 func (u *userRow) user() *User {
 	user := &User{
-		ID: u.ID, Email: u.Email, Verified: u.EmailVerifiedAt != nil, FirstName: u.FirstName, LastName: u.LastName, Company: u.Company, Language: u.Language,
+		ID: u.ID, Email: u.Email, Verified: u.EmailVerifiedAt != nil, Factor: u.SecondFactorAt != nil, FirstName: u.FirstName, LastName: u.LastName, Company: u.Company, Language: u.Language,
 		Roles: parseRoles(u.Roles), CreatedAt: time.UnixMilli(u.CreatedAt).UTC(), Disabled: u.DisabledAt != nil,
 	}
 	if u.EraseAt != nil {

@@ -24,7 +24,7 @@
 //
 // Files: routes.go the route table · peer.go where a request comes from ·
 // accounts.go logging in and registering · profile.go, sessions.go,
-// recovery.go what users do with their accounts · importer.go users from
+// recovery.go, secondfactor.go what users do with their accounts · importer.go users from
 // elsewhere · session.go refresh tokens · password.go, breached.go which
 // passwords may be chosen · hash.go, formats.go how they are kept ·
 // outbox.go, mail.go, smtp.go mail · limits.go, throttle.go how often ·

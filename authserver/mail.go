@@ -23,6 +23,7 @@ const (
 	mailPasswordChanged mailKind = "password_changed" // to a user
 	mailEmailChanged    mailKind = "email_changed"    // to the address that a user had before
 	mailDeleted         mailKind = "deleted"          // to a user
+	mailSecondFactor    mailKind = "second_factor"    // to a user
 )
 
 // linkLife is how long the link in a mail works.

@@ -146,7 +146,7 @@ func (a *Accounts) requestEmail(ctx context.Context, c *caller, address, passwor
 	if err != nil {
 		return err
 	}
-	if err := a.confirm(ctx, c.user, password); err != nil {
+	if err := a.confirmPassword(ctx, c.user, password); err != nil {
 		return err
 	}
 	if err := a.limit.reset(ctx, c.user.ID); err != nil {

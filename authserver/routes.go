@@ -45,6 +45,12 @@ func (s *Server) register() error {
 	route(s, http.MethodGet, "/authn/me/data", user, 200, s.data, "All that is kept about one")
 	route(s, http.MethodPost, "/authn/me/password", user, 204, s.changePassword, "Change one's password; one's other sessions end")
 	route(s, http.MethodPost, "/authn/restore", public, 204, s.restore, "Bring back an account that its owner deleted")
+	if s.accounts.options.Sealer != nil {
+		route(s, http.MethodPost, "/authn/me/totp", user, 200, s.offerSecondFactor, "Be offered a second factor (RFC 6238)")
+		route(s, http.MethodPost, "/authn/me/totp/confirm", user, 200, s.confirmSecondFactor, "Turn it on by its first code; recovery codes come back")
+		route(s, http.MethodDelete, "/authn/me/totp", user, 204, s.removeSecondFactor, "Turn it off")
+		route(s, http.MethodPost, "/authn/me/recovery_codes", user, 200, s.newRecoveryCodes, "New recovery codes in the place of the old")
+	}
 	if s.accounts.outbox != nil {
 		route(s, http.MethodPost, "/authn/me/email", user, 202, s.requestEmail, "Ask for another address; a link goes there")
 		route(s, http.MethodPost, "/authn/email/verify", user, 202, s.requestVerification, "Have the mail sent again that verifies one's address")
@@ -127,6 +133,9 @@ func problem(ctx context.Context, err error) *web.Problem {
 		return p
 	}
 	if p := mailProblem(err); p != nil {
+		return p
+	}
+	if p := factorProblem(ctx, err); p != nil {
 		return p
 	}
 	switch {
@@ -272,6 +281,7 @@ type tokenInput struct {
 		Email    string `json:"email,omitempty" maxLength:"254" doc:"The user's address" example:"ana@example.es"`
 		Username string `json:"username,omitempty" maxLength:"254" doc:"The same as email; exactly one of the two is needed"`
 		Password string `json:"password" maxLength:"1024" example:"a long phrase of your own"`
+		OTP      string `json:"otp,omitempty" maxLength:"64" doc:"A code of the second factor, or a recovery code, if one is on" example:"123456"`
 		Refresh  string `json:"refresh,omitempty" maxLength:"4096" doc:"A refresh token that this device had before, even one that gives nothing any more: strangers' wrong passwords then don't count for it"`
 		Audience string `json:"audience,omitempty" maxLength:"200" pattern:"^[!-~]*$" doc:"Whom the access token is for; inmuebles if absent" example:"inmuebles"`
 	}
@@ -316,7 +326,7 @@ func (s *Server) token(ctx context.Context, in *tokenInput) (*tokensOutput, erro
 	}
 	from := peerOf(ctx)
 	from.Refresh = b.Refresh
-	g, err := s.accounts.login(ctx, email, b.Password, clientID, audience, from)
+	g, err := s.accounts.login(ctx, email, b.Password, b.OTP, clientID, audience, from)
 	return s.answer(ctx, "password", g, err)
 }
 
@@ -349,7 +359,8 @@ func (s *Server) answer(ctx context.Context, kind string, g *grant, err error) (
 			outcome = "throttled"
 		case errors.Is(err, ErrReused):
 			outcome = "reused"
-		case errors.Is(err, ErrCredentials), errors.Is(err, ErrInvalidGrant), errors.Is(err, ErrDeleted), errors.Is(err, ErrUnverified):
+		case errors.Is(err, ErrCredentials), errors.Is(err, ErrInvalidGrant), errors.Is(err, ErrDeleted), errors.Is(err, ErrUnverified),
+			errors.Is(err, ErrOTPRequired), errors.Is(err, ErrOTP):
 			outcome = "refused"
 		case errors.Is(err, ErrBusy):
 			outcome = "busy"

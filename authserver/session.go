@@ -172,6 +172,8 @@ type session struct {
 	Audience      string  `db:"audience"`
 	Roles         string  `db:"roles"`
 	EmailKey      string  `db:"email_key"`
+	CreatedAt     int64   `db:"created_at"`
+	AMR           string  `db:"amr"`
 	EndedReason   *string `db:"ended_reason"`
 }
 

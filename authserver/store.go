@@ -111,6 +111,7 @@ type userRow struct {
 	Language     string `db:"language"`
 
 	EmailVerifiedAt *int64 `db:"email_verified_at"`
+	SecondFactorAt  *int64 `db:"second_factor_at"`
 }
 
 // Who disabled a user.
@@ -120,13 +121,13 @@ const (
 )
 
 const userColumns = `id, email, email_key, password_hash, first_name, last_name, company, roles,
-	created_at, updated_at, disabled_at, disabled_by, erase_at, language, email_verified_at`
+	created_at, updated_at, disabled_at, disabled_by, erase_at, language, email_verified_at, second_factor_at`
 
 const selectUser = "SELECT " + userColumns + " FROM users"
 
 const insertUserSQL = `INSERT INTO users (` + userColumns + `)
 	VALUES (:id, :email, :email_key, :password_hash, :first_name, :last_name, :company, :roles,
-		:created_at, :updated_at, :disabled_at, :disabled_by, :erase_at, :language, :email_verified_at)`
+		:created_at, :updated_at, :disabled_at, :disabled_by, :erase_at, :language, :email_verified_at, :second_factor_at)`
 
 // insertUser stores a user, with mail if there is some, or returns
 // [ErrEmailTaken].
@@ -259,14 +260,15 @@ type newSession struct {
 	IdleExpiresAt time.Time
 	ExpiresAt     time.Time
 	Peer          peer
+	AMR           string
 }
 
 // A session starts only for a user who, at that very moment, isn't disabled
 // and still has the password that was checked: else the subquery is NULL,
 // which the column refuses.
 const insertSessionSQL = `INSERT INTO sessions (id, user_id, client_id, audience, mark_key, current_hash, history,
-	created_at, rotated_at, idle_expires_at, expires_at, user_agent, network)
-	VALUES (?, (SELECT id FROM users WHERE id = ? AND password_hash = ? AND disabled_at IS NULL), ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?)`
+	created_at, rotated_at, idle_expires_at, expires_at, user_agent, network, amr)
+	VALUES (?, (SELECT id FROM users WHERE id = ? AND password_hash = ? AND disabled_at IS NULL), ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?)`
 
 // startSession stores a session for the user whose password was checked
 // against passwordHash, or returns [ErrNoUser] when that no longer holds.
@@ -274,7 +276,7 @@ func (s *Store) startSession(ctx context.Context, n *newSession, passwordHash st
 	created := n.CreatedAt.UnixMilli()
 	_, err := s.insertSession.ExecContext(ctx, n.ID.String(), n.UserID, passwordHash, n.ClientID, n.Audience,
 		n.MarkKey, n.CurrentHash, created, created, n.IdleExpiresAt.UnixMilli(), n.ExpiresAt.UnixMilli(),
-		n.Peer.UserAgent, n.Peer.network())
+		n.Peer.UserAgent, n.Peer.network(), n.AMR)
 	if isNull(err) {
 		return ErrNoUser
 	}
@@ -293,7 +295,7 @@ const rotateSQL = `UPDATE sessions SET
 		network = ?
 	WHERE id = ? AND current_hash = ? AND ended_at IS NULL AND expires_at > ? AND idle_expires_at > ?
 		AND EXISTS (SELECT 1 FROM users WHERE users.id = sessions.user_id AND users.disabled_at IS NULL)
-	RETURNING user_id, client_id, audience, mark_key, expires_at,
+	RETURNING user_id, client_id, audience, mark_key, expires_at, created_at, amr,
 		(SELECT users.roles FROM users WHERE users.id = sessions.user_id) AS roles`
 
 // rotateSession puts next in the place of current, in one statement. It
@@ -321,7 +323,7 @@ func (s *Store) rotateSession(ctx context.Context, now time.Time, current, next 
 }
 
 const readSessionSQL = `SELECT s.user_id, s.client_id, s.audience, s.mark_key, s.current_hash, s.history, s.rotated_at,
-		s.idle_expires_at, s.expires_at, s.ended_at, s.ended_reason,
+		s.idle_expires_at, s.expires_at, s.ended_at, s.ended_reason, s.created_at, s.amr,
 		u.disabled_at IS NOT NULL AS disabled, u.roles, u.email_key
 	FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.id = ?`
 

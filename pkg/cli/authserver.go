@@ -114,7 +114,7 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	if f.Limits == limitsOff {
 		g.log.Warn("LIMITS ARE OFF: anybody may try as many passwords as the machine can check (--limits, URBANDATA_AUTH_LIMITS)")
 	}
-	accounts.Now = p.now
+	accounts.Now, accounts.Sealer = p.now, sealer
 	for _, warning := range policy.Warnings() {
 		g.log.Warn(warning)
 	}
