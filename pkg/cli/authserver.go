@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/urbandata/urbandata/authserver"
 	"github.com/urbandata/urbandata/keys"
@@ -157,7 +156,7 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 			return nil
 		})
 	}
-	registerKeyMetrics(g.metrics, keeper)
+	g.metrics.MustRegister(&keyMetrics{keeper})
 
 	store, err := authserver.NewStore(p.ctx, db.Write, db.Read)
 	if err != nil {
@@ -212,35 +211,4 @@ func (f *authnFlags) audiences(policy keys.Policy) (map[string]authserver.Audien
 		return nil, "", wrongSetting("--signing-alg (URBANDATA_AUTH_SIGNING_ALG)", "it must be one of --keys-algorithms")
 	}
 	return audiences, jose.SignatureAlgorithm(f.SigningAlg), nil
-}
-
-// registerKeyMetrics shows what an operator wants to be woken for.
-func registerKeyMetrics(reg prometheus.Registerer, keeper *keys.Keeper) {
-	counter := func(name, help string, value func(keys.Stats) float64) {
-		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "urbandata_keys_" + name, Help: help},
-			func() float64 { return value(keeper.Stats()) }))
-	}
-	gauge := func(name, help string, value func(keys.Stats) float64) {
-		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "urbandata_keys_" + name, Help: help},
-			func() float64 { return value(keeper.Stats()) }))
-	}
-	counter("ticks_total", "Looks at the stored ring.", func(s keys.Stats) float64 { return float64(s.Ticks) })
-	counter("tick_failures_total", "Looks that failed.", func(s keys.Stats) float64 { return float64(s.Failures) })
-	counter("conflicts_total", "Changes that another replica made first.", func(s keys.Stats) float64 { return float64(s.Conflicts) })
-	gauge("ring_version", "Version of the ring in memory.", func(s keys.Stats) float64 { return float64(s.Version) })
-	gauge("ring_read_timestamp_seconds", "When the ring in memory was last known to be the stored one.",
-		func(s keys.Stats) float64 { return float64(s.ReadAt.UnixMilli()) / 1000 })
-	for _, alg := range keeper.Policy().Algorithms {
-		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "urbandata_keys_next_transition_timestamp_seconds", Help: "When the signing key of an algorithm is due to change.",
-			ConstLabels: prometheus.Labels{"alg": string(alg)},
-		}, func() float64 {
-			if k := keeper.Ring().Signing(alg); k != nil {
-				if _, at, ok := k.Next(); ok {
-					return float64(at.UnixMilli()) / 1000
-				}
-			}
-			return 0
-		}))
-	}
 }
