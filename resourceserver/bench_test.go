@@ -27,7 +27,7 @@ func (s *sink) WriteHeader(status int)      { s.status = status }
 func BenchmarkRequests(b *testing.B) {
 	for _, e := range theEngines {
 		store, _ := e.open(b)
-		_, err := store.Import(b.Context(), docsOf(20_000, nil))
+		_, err := importInto(b.Context(), store, docsOf(20_000, nil))
 		must(b, err)
 		issuer := verifytest.NewIssuer(b)
 		server, err := New(Options{Store: store, Verifier: issuer.Verifier(b), Log: slog.New(slog.DiscardHandler)})

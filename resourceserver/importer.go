@@ -81,16 +81,16 @@ func Import(ctx context.Context, store Store, r io.Reader, opts ImportOptions) (
 	if err := rows.readHeader(); err != nil {
 		return rows.report, err
 	}
-	n, err := store.Import(ctx, func(yield func(Inmueble, error) bool) {
+	l, err := store.Load(ctx, Batch{By: Admin, Rows: func(yield func(Row, error) bool) {
 		for {
 			m, err := rows.next()
-			if errors.Is(err, io.EOF) || !yield(m, err) || err != nil {
+			if errors.Is(err, io.EOF) || !yield(Row{m, allGiven}, err) || err != nil {
 				return
 			}
 		}
-	})
-	rows.report.Stored = n
-	if dup, ok := errors.AsType[*DuplicateError](err); ok {
+	}})
+	rows.report.Stored = l[Inserted]
+	if dup, ok := errors.AsType[*BatchError](err); ok {
 		rows.bad(rows.lines[dup.Ordinal%importBatch], rows.columnOf[0], "is taken, in the database or further up in the file")
 	}
 	// The transaction is over; look for more bad rows to tell of at once.

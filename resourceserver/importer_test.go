@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"math"
 	"runtime"
 	"slices"
@@ -275,14 +274,14 @@ func TestImportReader(t *testing.T) {
 // nowhere takes an import and keeps nothing.
 type nowhere struct{ brokenStore }
 
-func (nowhere) Import(_ context.Context, docs iter.Seq2[Inmueble, error]) (n int, err error) {
-	for _, err := range docs {
+func (nowhere) Load(_ context.Context, b Batch) (l Loaded, err error) {
+	for _, err := range b.Rows {
 		if err != nil {
-			return 0, err
+			return Loaded{}, err
 		}
-		n++
+		l[Inserted]++
 	}
-	return n, nil
+	return l, nil
 }
 
 // TestImportMemory: a file of any size takes the same memory.
@@ -317,10 +316,10 @@ type watching struct {
 	most *uint64
 }
 
-func (w watching) Import(ctx context.Context, docs iter.Seq2[Inmueble, error]) (int, error) {
-	n := 0
-	return w.nowhere.Import(ctx, func(yield func(Inmueble, error) bool) {
-		for m, err := range docs {
+func (w watching) Load(ctx context.Context, b Batch) (Loaded, error) {
+	n, rows := 0, b.Rows
+	b.Rows = func(yield func(Row, error) bool) {
+		for m, err := range rows {
 			if n++; n%10_000 == 0 {
 				runtime.GC()
 				var now runtime.MemStats
@@ -331,7 +330,8 @@ func (w watching) Import(ctx context.Context, docs iter.Seq2[Inmueble, error]) (
 				return
 			}
 		}
-	})
+	}
+	return w.nowhere.Load(ctx, b)
 }
 
 // FuzzImport: whatever the file, what reaches the store is valid, and every
@@ -365,21 +365,23 @@ type checking struct {
 	t *testing.T
 }
 
-func (c checking) Import(ctx context.Context, docs iter.Seq2[Inmueble, error]) (int, error) {
-	return c.nowhere.Import(ctx, func(yield func(Inmueble, error) bool) {
-		for m, err := range docs {
+func (c checking) Load(ctx context.Context, b Batch) (Loaded, error) {
+	rows := b.Rows
+	b.Rows = func(yield func(Row, error) bool) {
+		for m, err := range rows {
 			if err == nil {
 				must(c.t, m.Validate())
 				var again Inmueble
 				must(c.t, again.parseStored(m.ID, m.appendStored(nil)))
 				again.Owner, again.CreatedAt, again.UpdatedAt = m.Owner, m.CreatedAt, m.UpdatedAt
-				wantSame(c.t, again, m)
+				wantSame(c.t, again, m.Inmueble)
 			}
 			if !yield(m, err) {
 				return
 			}
 		}
-	})
+	}
+	return c.nowhere.Load(ctx, b)
 }
 
 // FuzzParseStored: a document out of a database is read or refused, and what

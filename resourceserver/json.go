@@ -113,7 +113,7 @@ func appendTime(b []byte, t time.Time) []byte {
 // a *json.SemanticError that points at its member and wraps [ErrInvalid].
 func (m *Inmueble) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
 	*m = Inmueble{}
-	_, bad, err := m.readJSON(dec)
+	_, bad, err := m.readJSON(dec, false)
 	if err == nil && bad != nil {
 		err = &json.SemanticError{JSONPointer: jsontext.Pointer("/" + bad[0].Field), Err: bad}
 	}
@@ -129,7 +129,7 @@ type storedJSON struct {
 }
 
 func (s *storedJSON) UnmarshalJSONFrom(dec *jsontext.Decoder) (err error) {
-	s.got, s.bad, err = s.m.readJSON(dec)
+	s.got, s.bad, err = s.m.readJSON(dec, false)
 	return err
 }
 
@@ -148,8 +148,9 @@ func (m *Inmueble) parseStored(id string, doc []byte) error {
 }
 
 // readJSON reads one object. The error is the decoder's; bad lists the
-// members whose values don't fit.
-func (m *Inmueble) readJSON(dec *jsontext.Decoder) (got seen, bad ValidationError, err error) {
+// members whose values don't fit. Where nullDefault is true, null stands for
+// the default of a member that has one.
+func (m *Inmueble) readJSON(dec *jsontext.Decoder, nullDefault bool) (got seen, bad ValidationError, err error) {
 	open, err := dec.ReadToken()
 	if err != nil {
 		return 0, nil, err
@@ -170,6 +171,14 @@ func (m *Inmueble) readJSON(dec *jsontext.Decoder) (got seen, bad ValidationErro
 			continue
 		}
 		f := &fields[i]
+		if nullDefault && !f.required && dec.PeekKind() == 'n' {
+			if err := dec.SkipValue(); err != nil {
+				return 0, nil, err
+			}
+			f.copy(m, &Inmueble{})
+			got.mark(i)
+			continue
+		}
 		reason, err := f.readJSON(m, dec)
 		if err != nil {
 			return 0, nil, err

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
+	"sync/atomic"
 
 	"go.mongodb.org/mongo-driver/bson"
 	"go.mongodb.org/mongo-driver/bson/primitive"
@@ -21,6 +21,9 @@ import (
 // A document whose _id isn't text is none of ours, and is never met.
 type Mongo struct {
 	inmuebles *mongo.Collection
+	once      *mongo.Collection // answers by idempotency key
+
+	expiry atomic.Bool // the index is there by which the server removes them
 }
 
 var _ Store = (*Mongo)(nil)
@@ -28,7 +31,7 @@ var _ Store = (*Mongo)(nil)
 // NewMongo makes a store on db. It needs no schema and no index but that of
 // the _id.
 func NewMongo(db *mongo.Database) *Mongo {
-	return &Mongo{db.Collection("inmuebles")}
+	return &Mongo{inmuebles: db.Collection("inmuebles"), once: db.Collection("idempotency")}
 }
 
 // Get reads one document by its key.
@@ -92,6 +95,9 @@ func (s *Mongo) Insert(ctx context.Context, m Inmueble) error {
 // Replace is one findAndModify; only when it met no document does a second
 // command tell why.
 func (s *Mongo) Replace(ctx context.Context, m Inmueble, by By) (Inmueble, error) {
+	if by.match.looks() {
+		return s.change(ctx, m.ID, by, func(*Inmueble, bool) (*Inmueble, error) { return &m, nil })
+	}
 	doc, err := s.inmuebles.FindOneAndUpdate(ctx, byFilter(m.ID, by), replacePipeline(&m),
 		options.FindOneAndUpdate().SetReturnDocument(options.After)).Raw()
 	if errors.Is(err, mongo.ErrNoDocuments) {
@@ -177,6 +183,10 @@ func (f *field) value(m *Inmueble) any {
 
 // Delete is one command, with the same second one.
 func (s *Mongo) Delete(ctx context.Context, id string, by By) error {
+	if by.match.looks() {
+		_, err := s.change(ctx, id, by, func(*Inmueble, bool) (*Inmueble, error) { return nil, nil })
+		return err
+	}
 	result, err := s.inmuebles.DeleteOne(ctx, byFilter(id, by))
 	if err != nil {
 		return mongoError("delete", err)
@@ -211,60 +221,6 @@ func (s *Mongo) whyNot(ctx context.Context, id string) error {
 	return mongoError("look for", err)
 }
 
-// Import is one transaction, sent in batches. MongoDB ends a transaction
-// after transactionLifetimeLimitSeconds, a minute unless set: that bounds the
-// size of what can be imported at once.
-func (s *Mongo) Import(ctx context.Context, docs iter.Seq2[Inmueble, error]) (n int, err error) {
-	session, err := s.inmuebles.Database().Client().StartSession()
-	if err != nil {
-		return 0, mongoError("begin the import", err)
-	}
-	defer session.EndSession(context.WithoutCancel(ctx)) // ends a transaction that still runs
-	if err := session.StartTransaction(); err != nil {
-		return 0, mongoError("begin the import", err)
-	}
-	tx := mongo.NewSessionContext(ctx, session)
-
-	batch := make([]any, 0, importBatch)
-	ids := make([]string, 0, importBatch)
-	flush := func() error {
-		if len(batch) == 0 {
-			return nil
-		}
-		_, err := s.inmuebles.InsertMany(tx, batch)
-		if at, taken := takenAt(err); taken {
-			return &DuplicateError{ID: ids[at], Ordinal: n + at}
-		}
-		if err != nil {
-			return mongoError("import", err)
-		}
-		n += len(batch)
-		batch, ids = batch[:0], ids[:0]
-		return nil
-	}
-	err = func() error {
-		for m, err := range docs {
-			if err != nil {
-				return err
-			}
-			batch, ids = append(batch, bson.Raw(m.appendBSON(nil))), append(ids, m.ID)
-			if len(batch) == importBatch {
-				if err := flush(); err != nil {
-					return err
-				}
-			}
-		}
-		return flush()
-	}()
-	if err == nil {
-		err = s.commit(tx, session)
-	}
-	if err != nil {
-		return 0, err
-	}
-	return n, nil
-}
-
 // commitAttempts bounds how often commit asks; the driver retries each once.
 const commitAttempts = 3
 
@@ -278,7 +234,7 @@ func (s *Mongo) commit(ctx context.Context, session mongo.Session) (err error) {
 			break
 		}
 	}
-	return mongoError("commit the import", err)
+	return mongoError("commit", err)
 }
 
 // takenAt tells which document of a batch met an _id that exists.

@@ -121,7 +121,7 @@ func TestMongoOneTrip(t *testing.T) {
 	u, err := url.Parse(rawURL)
 	must(t, err)
 	s := NewMongo(client.Database(strings.Trim(u.Path, "/")))
-	_, err = s.Import(t.Context(), docsOf(1200, nil))
+	_, err = importInto(t.Context(), s, docsOf(1200, nil))
 	must(t, err)
 	for _, limit := range []int{1, 100, 101, 1000, 1200} {
 		mu.Lock()

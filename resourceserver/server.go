@@ -43,8 +43,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/urbandata/urbandata/pkg/verify"
@@ -61,6 +63,10 @@ type Options struct {
 	Realm    string           // of the challenges; "inmuebles" unless given
 	Version  string           // of the program, for the API's document
 	Origins  []string         // whose pages may call the API (CORS)
+
+	// RequireIfMatch refuses a PUT, PATCH or DELETE without If-Match (428), so
+	// that nobody overwrites what they haven't seen.
+	RequireIfMatch bool
 
 	Log     *slog.Logger          // nil logs nothing
 	Metrics prometheus.Registerer // nil keeps none
@@ -79,6 +85,10 @@ type Server struct {
 	now      func() time.Time
 	metrics  *metrics
 	handler  http.Handler
+
+	requireIfMatch bool
+	schemas        huma.Registry // of the API's document, by which bodies are checked
+	inFlight       sync.Map      // idempotency keys of requests being worked on
 }
 
 // New makes a server, or returns an error that wraps [ErrOptions].
@@ -106,13 +116,15 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		store: o.Store, verifier: o.Verifier, realm: o.Realm, log: o.Log, now: o.Now,
-		metrics: newMetrics(o.Metrics, o.Verifier),
+		requireIfMatch: o.RequireIfMatch,
+		metrics:        newMetrics(o.Metrics, o.Verifier),
 		Health: web.NewHealth(
 			web.Check{Name: "database", Func: o.Store.Check},
 			web.Check{Name: "keys", Func: func(context.Context) error { return o.Verifier.Check() }},
 		),
 	}
 	api := web.NewAPI(web.Info{Title: "inmuebles", Version: o.Version, Description: description})
+	s.schemas = api.Huma.OpenAPI().Components.Schemas
 	api.Guard(s.authenticate(api))
 	s.routes(api)
 	s.Health.Register(api)

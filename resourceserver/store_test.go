@@ -111,6 +111,11 @@ func TestStore(t *testing.T) {
 		{"unreadable documents", conformUnreadable},
 		{"import", conformImport},
 		{"import is all or nothing", conformImportFails},
+		{"conditions", conformMatch},
+		{"update", conformUpdate},
+		{"concurrent updates", conformRaceUpdate},
+		{"load", conformLoad},
+		{"load once", conformOnce},
 		{"concurrent inserts", conformRaceInsert},
 		{"concurrent replaces", conformRaceReplace},
 		{"concurrent deletes", conformRaceDelete},
@@ -371,7 +376,7 @@ func conformWalk(t *testing.T, s Store, _ spoiler) {
 func conformLarge(t *testing.T, s Store, _ spoiler) {
 	const size = 80_000 // bytes of a description of 20,000 characters
 	const many = 2*maxPageBytes/size + 2
-	_, err := s.Import(t.Context(), func(yield func(Inmueble, error) bool) {
+	_, err := importInto(t.Context(), s, func(yield func(Inmueble, error) bool) {
 		for i := range many {
 			m := sample(fmt.Sprintf("%03d", i))
 			m.Description = strings.Repeat("🏠", size/4)
@@ -451,13 +456,29 @@ func docsOf(n int, err error) iter.Seq2[Inmueble, error] {
 	}
 }
 
+// importInto loads docs, none of which may be there.
+func importInto(ctx context.Context, s Store, docs iter.Seq2[Inmueble, error]) (int, error) {
+	l, err := s.Load(ctx, Batch{By: Admin, Rows: rowsOf(docs)})
+	return l[Inserted], err
+}
+
+func rowsOf(docs iter.Seq2[Inmueble, error]) iter.Seq2[Row, error] {
+	return func(yield func(Row, error) bool) {
+		for m, err := range docs {
+			if !yield(Row{m, allGiven}, err) {
+				return
+			}
+		}
+	}
+}
+
 func conformImport(t *testing.T, s Store, _ spoiler) {
-	if n, err := s.Import(t.Context(), docsOf(0, nil)); n != 0 || err != nil {
+	if n, err := importInto(t.Context(), s, docsOf(0, nil)); n != 0 || err != nil {
 		t.Errorf("an empty import: %d, %v", n, err)
 	}
 	const many = importBatch + importBatch/2
 	insert(t, s, "a")
-	if n, err := s.Import(t.Context(), docsOf(many, nil)); n != many || err != nil {
+	if n, err := importInto(t.Context(), s, docsOf(many, nil)); n != many || err != nil {
 		t.Fatalf("imported %d, %v", n, err)
 	}
 	ids, _ := walk(t, s, 700)
@@ -474,24 +495,24 @@ func conformImportFails(t *testing.T, s Store, _ spoiler) {
 	id := fmt.Sprintf("%06d", taken)
 	insert(t, s, id)
 	boom := errors.New("boom")
-	if n, err := s.Import(t.Context(), docsOf(taken-1, boom)); n != 0 || !errors.Is(err, boom) {
+	if n, err := importInto(t.Context(), s, docsOf(taken-1, boom)); n != 0 || !errors.Is(err, boom) {
 		t.Errorf("docs that fail: %d, %v", n, err)
 	}
-	n, err := s.Import(t.Context(), docsOf(taken+importBatch, nil))
-	dup, ok := errors.AsType[*DuplicateError](err)
+	n, err := importInto(t.Context(), s, docsOf(taken+importBatch, nil))
+	dup, ok := errors.AsType[*BatchError](err)
 	if n != 0 || !ok || dup.ID != id || dup.Ordinal != taken {
 		t.Errorf("an _id taken in the database: %d, %+v, %v", n, dup, err)
 	}
 	wantErr(t, err, ErrDuplicate)
-	n, err = s.Import(t.Context(), func(yield func(Inmueble, error) bool) {
+	n, err = importInto(t.Context(), s, func(yield func(Inmueble, error) bool) {
 		_ = yield(sample("x"), nil) && yield(sample("y"), nil) && yield(sample("x"), nil) && yield(sample("z"), nil)
 	})
-	if dup, ok = errors.AsType[*DuplicateError](err); n != 0 || !ok || dup.ID != "x" || dup.Ordinal != 2 {
+	if dup, ok = errors.AsType[*BatchError](err); n != 0 || !ok || dup.ID != "x" || dup.Ordinal != 2 {
 		t.Errorf("an _id twice in the import: %d, %+v, %v", n, dup, err)
 	}
 	ids, _ := walk(t, s, 100)
 	wantIDs(t, ids, id)
-	if n, err := s.Import(t.Context(), docsOf(10, nil)); n != 10 || err != nil {
+	if n, err := importInto(t.Context(), s, docsOf(10, nil)); n != 10 || err != nil {
 		t.Errorf("after failed imports: %d, %v", n, err)
 	}
 }
@@ -594,7 +615,7 @@ func conformRaceImport(t *testing.T, s Store, _ spoiler) {
 	const n = 50
 	counts := race(t, func(i int) error {
 		if i == 0 {
-			_, err := s.Import(t.Context(), docsOf(n, nil))
+			_, err := importInto(t.Context(), s, docsOf(n, nil))
 			return err
 		}
 		m := sample(fmt.Sprintf("%06d", n/2))
@@ -618,7 +639,7 @@ func conformContext(t *testing.T, s Store, _ spoiler) {
 	wantErr(t, err, context.Canceled)
 	_, err = s.List(ctx, "", 1)
 	wantErr(t, err, context.Canceled)
-	_, err = s.Import(ctx, docsOf(3, nil))
+	_, err = importInto(ctx, s, docsOf(3, nil))
 	wantErr(t, err, context.Canceled)
 	wantErr(t, s.Check(ctx), context.Canceled)
 	ids, _ := walk(t, s, 10)

@@ -20,16 +20,23 @@ const (
 )
 
 type resourceserverCmd struct {
-	Listen        string     `default:"127.0.0.1:8001" placeholder:"ADDRESS" env:"URBANDATA_API_LISTEN" help:"Where to listen. (${env}, ${default})"`
-	Issuer        string     `default:"http://127.0.0.1:8000" placeholder:"URL" env:"URBANDATA_API_ISSUER" help:"The iss that tokens must have, byte for byte. (${env}, ${default})"`
-	JWKSURL       string     `name:"jwks-url" placeholder:"URL" env:"URBANDATA_API_JWKS_URL" help:"Where the issuer's keys are fetched; the issuer's /.well-known/jwks.json if not set. (${env})"`
-	AllowHTTP     bool       `name:"allow-http-jwks" env:"URBANDATA_API_ALLOW_HTTP_JWKS" help:"Fetch the keys without TLS from another machine. Who can write to the network between can then make any token. (${env})"`
-	Audience      string     `default:"inmuebles" placeholder:"NAME" env:"URBANDATA_API_AUDIENCE" help:"The aud that tokens must have. (${env}, ${default})"`
-	CORSOrigin    []string   `name:"cors-origin" placeholder:"ORIGIN" env:"URBANDATA_CORS_ORIGINS" help:"Let pages of this origin call the API from a browser, such as https://map.example. Repeatable; several with , between. (${env})"`
+	Listen         string   `default:"127.0.0.1:8001" placeholder:"ADDRESS" env:"URBANDATA_API_LISTEN" help:"Where to listen. (${env}, ${default})"`
+	Issuer         string   `default:"http://127.0.0.1:8000" placeholder:"URL" env:"URBANDATA_API_ISSUER" help:"The iss that tokens must have, byte for byte. (${env}, ${default})"`
+	JWKSURL        string   `name:"jwks-url" placeholder:"URL" env:"URBANDATA_API_JWKS_URL" help:"Where the issuer's keys are fetched; the issuer's /.well-known/jwks.json if not set. (${env})"`
+	AllowHTTP      bool     `name:"allow-http-jwks" env:"URBANDATA_API_ALLOW_HTTP_JWKS" help:"Fetch the keys without TLS from another machine. Who can write to the network between can then make any token. (${env})"`
+	Audience       string   `default:"inmuebles" placeholder:"NAME" env:"URBANDATA_API_AUDIENCE" help:"The aud that tokens must have. (${env}, ${default})"`
+	CORSOrigin     []string `name:"cors-origin" placeholder:"ORIGIN" env:"URBANDATA_CORS_ORIGINS" help:"Let pages of this origin call the API from a browser, such as https://map.example. Repeatable; several with , between. (${env})"`
+	inmueblesFlags `embed:""`
+
 	MetricsListen string     `default:"127.0.0.1:9001" placeholder:"ADDRESS" env:"URBANDATA_METRICS_LISTEN" help:"Where to serve /metrics and /debug/pprof; off for nowhere. (${env}, ${default})"`
 	Drain         drainFlags `embed:"" prefix:"drain-"`
 
 	inmueblesDatabase `embed:""`
+}
+
+// inmueblesFlags are the settings of the API, however it is run.
+type inmueblesFlags struct {
+	RequireIfMatch bool `env:"URBANDATA_API_REQUIRE_IF_MATCH" help:"Refuse a PUT, PATCH or DELETE without If-Match (428), so that nobody overwrites what they haven't seen. (${env})"`
 }
 
 // inmueblesDatabase is the setting of commands that work on the database of
@@ -75,7 +82,7 @@ func (c *resourceserverCmd) Run(p *program, l *logging) error {
 	}
 	err = g.addInmuebles(p, verify.Options{
 		Issuer: c.Issuer, Audience: c.Audience, JWKSURL: c.JWKSURL, AllowHTTP: c.AllowHTTP, Logger: log,
-	}, url, listener, c.Drain, c.CORSOrigin)
+	}, &c.inmueblesFlags, url, listener, c.Drain, c.CORSOrigin)
 	if err != nil {
 		return errors.Join(err, g.close())
 	}
@@ -85,7 +92,7 @@ func (c *resourceserverCmd) Run(p *program, l *logging) error {
 
 // addInmuebles opens the database of inmuebles, brings it up to date, and adds
 // the verifier and the server to the group.
-func (g *group) addInmuebles(p *program, o verify.Options, url string, l net.Listener, drain drainFlags, origins []string) error {
+func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, url string, l net.Listener, drain drainFlags, origins []string) error {
 	verifier, err := verify.New(o)
 	if err != nil {
 		return wrongSetting("--jwks-url (URBANDATA_API_JWKS_URL) or --audience (URBANDATA_API_AUDIENCE)", "%s", err)
@@ -97,6 +104,7 @@ func (g *group) addInmuebles(p *program, o verify.Options, url string, l net.Lis
 	g.closers = append(g.closers, closer)
 	server, err := resourceserver.New(resourceserver.Options{
 		Store: store, Verifier: verifier, Log: g.log, Metrics: g.metrics, Version: version(), Origins: origins,
+		RequireIfMatch: f.RequireIfMatch,
 	})
 	if err != nil {
 		return err
