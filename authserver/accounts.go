@@ -28,13 +28,16 @@ type User struct {
 	LastName  string       `json:"last_name"`
 	Company   string       `json:"company"`
 	Roles     []token.Role `json:"roles" nullable:"false"`
+	Language  string       `json:"language" doc:"Of mail to the user: es or en; empty for the default"`
 	CreatedAt time.Time    `json:"created_at"`
 	Disabled  bool         `json:"disabled"`
+	EraseAt   *time.Time   `json:"erase_at,omitempty" doc:"When the account is erased, if its owner deleted it"`
 }
 
 // NewUser is what a user is made from.
 type NewUser struct {
 	Email, Password, FirstName, LastName, Company string
+	Language                                      string       // es, en, or "" for the default
 	Roles                                         []token.Role // none means [token.RoleUser]
 }
 
@@ -52,10 +55,18 @@ const maxName = 150 // code points
 // Accounts is what can be done with users and their sessions, by HTTP or from
 // the command line. It is safe for concurrent use.
 type Accounts struct {
-	store  *Store
-	hasher *hasher
-	now    func() time.Time
-	limits SessionLimits
+	store   *Store
+	hasher  *hasher
+	now     func() time.Time
+	options AccountsOptions
+	limits  SessionLimits
+}
+
+// AccountsOptions are how accounts behave. The zero value has every default.
+type AccountsOptions struct {
+	Sessions      SessionLimits    // [DefaultSessionLimits] if zero
+	DeletionGrace time.Duration    // [DefaultDeletionGrace] if zero
+	Now           func() time.Time // the clock, time.Now if nil
 }
 
 // SessionLimits says how long a session lasts.
@@ -71,12 +82,18 @@ func DefaultSessionLimits() SessionLimits {
 	return SessionLimits{Grace: 10 * time.Second, Idle: 7 * 24 * time.Hour, Lifetime: 90 * 24 * time.Hour}
 }
 
-// NewAccounts works on a store. now is the clock, nil for the real one.
-func NewAccounts(store *Store, limits SessionLimits, now func() time.Time) *Accounts {
-	if now == nil {
-		now = time.Now
+// NewAccounts works on a store.
+func NewAccounts(store *Store, o AccountsOptions) *Accounts {
+	if o.Now == nil {
+		o.Now = time.Now
 	}
-	return &Accounts{store: store, hasher: newHasher(), now: now, limits: limits}
+	if o.Sessions == (SessionLimits{}) {
+		o.Sessions = DefaultSessionLimits()
+	}
+	if o.DeletionGrace == 0 {
+		o.DeletionGrace = DefaultDeletionGrace
+	}
+	return &Accounts{store: store, hasher: newHasher(), now: o.Now, options: o, limits: o.Sessions}
 }
 
 // Create stores a user. The error joins a [*FieldError] for each value that
@@ -124,7 +141,7 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (*User, error) {
 	row := &userRow{
 		ID: id.String(), Email: email, EmailKey: key, PasswordHash: hash,
 		FirstName: n.FirstName, LastName: n.LastName, Company: n.Company,
-		Roles: joinRoles(n.Roles, " "), CreatedAt: now, UpdatedAt: now,
+		Language: n.Language, Roles: joinRoles(n.Roles, " "), CreatedAt: now, UpdatedAt: now,
 	}
 	if err := a.store.insertUser(ctx, row); err != nil {
 		return nil, err
@@ -147,28 +164,25 @@ func (a *Accounts) List(ctx context.Context, after string, limit int) ([]User, e
 }
 
 // SetPassword gives a user another password, enables the account again if it
-// was disabled, and ends the user's sessions. Errors are those of
+// was disabled or deleted, and ends the user's sessions. Errors are those of
 // [Accounts.Create], and [ErrNoUser].
 func (a *Accounts) SetPassword(ctx context.Context, email, password string) error {
 	user, err := a.store.findUser(ctx, foldEmail(email))
 	if err != nil {
 		return err
 	}
-	if reason := weakness(password, user.Email, user.FirstName, user.LastName, user.FirstName+user.LastName, user.Company); reason != "" {
-		return &FieldError{"password", reason}
-	}
-	hash, err := a.hasher.hash(ctx, password)
+	hash, err := a.choose(ctx, "password", password, user)
 	if err != nil {
 		return err
 	}
-	return a.store.changeUser(ctx, user.EmailKey, hash, false, "password changed", a.now())
+	return a.store.setPassword(ctx, user.EmailKey, hash, a.now())
 }
 
 // Disable keeps a user from logging in and ends the user's sessions. Access
 // tokens that are out stay valid until they expire: verifiers don't ask. It
 // returns [ErrNoUser] when nobody has the address.
 func (a *Accounts) Disable(ctx context.Context, email string) error {
-	return a.store.changeUser(ctx, foldEmail(email), "", true, "user disabled", a.now())
+	return a.store.disable(ctx, foldEmail(email), a.now())
 }
 
 // grant is a session with its current refresh token: all that is needed to
@@ -182,10 +196,11 @@ type grant struct {
 	Refresh   refreshToken
 }
 
-// login starts a session, or returns [ErrCredentials]. An unknown address, a
-// wrong password and a disabled user are one error at one cost: the hash is
-// computed for each.
-func (a *Accounts) login(ctx context.Context, email, password, clientID, audience string) (*grant, error) {
+// authenticate returns the user who has this address and password, or
+// [ErrCredentials]. An unknown address, a wrong password and a disabled user
+// are one error at one cost: the hash is computed for each. With
+// [ErrDeleted], which only the right password gets, comes the user too.
+func (a *Accounts) authenticate(ctx context.Context, email, password string) (*userRow, error) {
 	user, err := a.store.findUser(ctx, foldEmail(email))
 	if err != nil && !errors.Is(err, ErrNoUser) {
 		return nil, err
@@ -194,11 +209,24 @@ func (a *Accounts) login(ctx context.Context, email, password, clientID, audienc
 		user = &userRow{}
 	}
 	ok, err := a.hasher.verify(ctx, user.PasswordHash, password)
+	switch {
+	case err != nil:
+		return nil, err
+	case !ok:
+		return nil, ErrCredentials
+	case user.DisabledAt == nil:
+		return user, nil
+	case user.DisabledBy == byOwner && user.EraseAt != nil && *user.EraseAt > a.now().UnixMilli():
+		return user, ErrDeleted
+	}
+	return nil, ErrCredentials
+}
+
+// login starts a session, or returns what [Accounts.authenticate] does.
+func (a *Accounts) login(ctx context.Context, email, password, clientID, audience string, from peer) (*grant, error) {
+	user, err := a.authenticate(ctx, email, password)
 	if err != nil {
 		return nil, err
-	}
-	if !ok || user.DisabledAt != nil {
-		return nil, ErrCredentials
 	}
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -210,6 +238,7 @@ func (a *Accounts) login(ctx context.Context, email, password, clientID, audienc
 		ID: id, UserID: user.ID, ClientID: clientID, Audience: audience,
 		MarkKey: markKey, CurrentHash: refresh.hash(),
 		CreatedAt: now, IdleExpiresAt: now.Add(a.limits.Idle), ExpiresAt: now.Add(a.limits.Lifetime),
+		Peer: from,
 	}, user.PasswordHash)
 	if errors.Is(err, ErrNoUser) {
 		return nil, ErrCredentials // disabled, or given another password, meanwhile
@@ -226,7 +255,7 @@ const refreshTries = 3
 
 // refresh rotates a refresh token, or returns an error that wraps
 // [ErrInvalidGrant]. In the usual case it is one statement.
-func (a *Accounts) refresh(ctx context.Context, text string) (*grant, error) {
+func (a *Accounts) refresh(ctx context.Context, text string, from peer) (*grant, error) {
 	shown, err := parseRefreshToken(text)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidGrant, err)
@@ -236,7 +265,7 @@ func (a *Accounts) refresh(ctx context.Context, text string) (*grant, error) {
 	next := shown.next(nonce)
 	var row *session
 	for try := 1; ; try++ {
-		row, err = a.store.rotateSession(ctx, now, shown, next, nonce, a.limits.Grace, a.limits.Idle)
+		row, err = a.store.rotateSession(ctx, now, shown, next, nonce, a.limits.Grace, a.limits.Idle, from)
 		if err == nil {
 			break
 		}
@@ -286,23 +315,37 @@ func (a *Accounts) signOut(ctx context.Context, text string) error {
 	return a.store.end(ctx, shown.session, "signed out", a.now())
 }
 
-// Sweep deletes sessions that expired a month ago, until ctx ends or none is
-// left. It is cheap and may run on every replica.
+// Sweep deletes sessions that expired a month ago, and accounts whose owners
+// deleted them, in small batches until ctx ends or none is left. It is cheap
+// and may run on every replica.
 func (a *Accounts) Sweep(ctx context.Context) error {
 	const batch, keep = 1000, 30 * 24 * time.Hour
+	now := a.now()
+	return errors.Join(
+		untilFew(batch, func() (int64, error) { return a.store.sweep(ctx, now.Add(-keep), batch) }),
+		untilFew(batch/10, func() (int64, error) { return a.store.eraseUsers(ctx, now, batch/10) }),
+	)
+}
+
+// untilFew repeats f until it deletes less than a whole batch.
+func untilFew(batch int64, f func() (int64, error)) error {
 	for {
-		n, err := a.store.sweep(ctx, a.now().Add(-keep), batch)
-		if err != nil || n < batch {
+		if n, err := f(); err != nil || n < batch {
 			return err
 		}
 	}
 }
 
 func (u *userRow) user() *User {
-	return &User{
-		ID: u.ID, Email: u.Email, FirstName: u.FirstName, LastName: u.LastName, Company: u.Company,
+	user := &User{
+		ID: u.ID, Email: u.Email, FirstName: u.FirstName, LastName: u.LastName, Company: u.Company, Language: u.Language,
 		Roles: parseRoles(u.Roles), CreatedAt: time.UnixMilli(u.CreatedAt).UTC(), Disabled: u.DisabledAt != nil,
 	}
+	if u.EraseAt != nil {
+		at := time.UnixMilli(*u.EraseAt).UTC()
+		user.EraseAt = &at
+	}
+	return user
 }
 
 func parseRoles(s string) []token.Role {

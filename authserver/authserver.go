@@ -59,6 +59,7 @@ type Options struct {
 	Now     func() time.Time      // time.Now if nil
 	Version string                // for the OpenAPI document
 	Origins []string              // whose pages may call the API (CORS)
+	Proxies Proxies               // whose word about the client's address is taken
 }
 
 // DefaultBackdate is by how much iat is set back: six stock verifiers refuse a
@@ -74,6 +75,7 @@ type Server struct {
 	Health *web.Health
 
 	api      *web.API
+	proxies  Proxies
 	accounts *Accounts
 	issuer   *issuer
 	log      *slog.Logger
@@ -106,7 +108,7 @@ func New(o Options) (*Server, error) {
 		audiences[name] = a
 	}
 	s := &Server{
-		accounts: o.Accounts, log: o.Log,
+		accounts: o.Accounts, log: o.Log, proxies: o.Proxies,
 		issuer: &issuer{
 			url: o.Issuer, keys: o.Keys, audiences: audiences, override: o.SigningAlg, backdate: o.Backdate, now: o.Now,
 		},

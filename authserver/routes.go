@@ -32,6 +32,15 @@ func (s *Server) register() error {
 	route(s, http.MethodPost, "/authn/token/refresh", grants, 200, s.refreshToken, "A refresh token for the next pair")
 	route(s, http.MethodPost, "/authn/sign_out", public, 204, s.signOut, "End a session, by its access token or its refresh token")
 	route(s, http.MethodGet, "/authn/me", user, 200, s.me, "The user whose token this is")
+	route(s, http.MethodPatch, "/authn/me", user, 200, s.changeProfile, "Change one's profile (RFC 7396): what is absent stays, null empties")
+	route(s, http.MethodDelete, "/authn/me", user, 202, s.deleteMe, "Delete one's account: it is erased after a grace period")
+	route(s, http.MethodGet, "/authn/me/data", user, 200, s.data, "All that is kept about one")
+	route(s, http.MethodPost, "/authn/me/password", user, 204, s.changePassword, "Change one's password; one's other sessions end")
+	route(s, http.MethodPost, "/authn/restore", public, 204, s.restore, "Bring back an account that its owner deleted")
+	route(s, http.MethodGet, "/authn/sessions", user, 200, s.listSessions, "One's live sessions, the newest first")
+	route(s, http.MethodDelete, "/authn/sessions", user, 204, s.endAllSessions, "End all of one's sessions, this one too")
+	route(s, http.MethodDelete, "/authn/sessions/others", user, 204, s.endOtherSessions, "End one's other sessions")
+	route(s, http.MethodDelete, "/authn/sessions/{id}", user, 204, s.endSession, "End one of one's sessions")
 	if err := s.registerWellKnown(); err != nil { // GET /.well-known/…
 		return err
 	}
@@ -40,19 +49,26 @@ func (s *Server) register() error {
 
 func route[I, O any](s *Server, method, path string, who access, status int, h func(context.Context, *I) (*O, error), summary string) {
 	op := huma.Operation{
-		OperationID: strings.ReplaceAll(strings.TrimPrefix(path, "/authn/"), "/", "-"),
+		OperationID: operationID(method, path),
 		Method:      method, Path: path, Summary: summary, DefaultStatus: status, Tags: []string{"authn"},
 		MaxBodyBytes: 64 << 10,
+		Middlewares:  huma.Middlewares{s.withPeer},
 		Errors:       []int{400, 401, 413, 415, 422, 503},
 	}
 	switch who {
 	case user:
+		op.Errors = append(op.Errors, 403, 404)
 		op.Security = web.Scopes()
-		op.Middlewares = huma.Middlewares{s.authenticate}
+		op.Middlewares = append(op.Middlewares, s.authenticate)
 	case grants:
 		op.Metadata = web.OAuth
 	case public:
 		op.Errors = append(op.Errors, 409)
+	}
+	const mergePatch = "application/merge-patch+json"
+	if method == http.MethodPatch { // clients that know only application/json mean the same
+		op.RequestBody = &huma.RequestBody{Content: map[string]*huma.MediaType{mergePatch: {}}}
+		defer func() { op.RequestBody.Content["application/json"] = op.RequestBody.Content[mergePatch] }()
 	}
 	huma.Register(s.api.Huma, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := h(ctx, in)
@@ -67,6 +83,16 @@ func route[I, O any](s *Server, method, path string, who access, status int, h f
 	})
 }
 
+// operationID names an operation: its path, and the method where that isn't
+// the one that the path first had.
+func operationID(method, path string) string {
+	id := strings.NewReplacer("/", "-", "{", "", "}", "").Replace(strings.TrimPrefix(path, "/authn/"))
+	if method == http.MethodPost || method == http.MethodGet {
+		return id
+	}
+	return id + "-" + strings.ToLower(method)
+}
+
 // problem is the one place where this package's errors become answers.
 func problem(ctx context.Context, err error) *web.Problem {
 	var p *web.Problem
@@ -76,6 +102,10 @@ func problem(ctx context.Context, err error) *web.Problem {
 	case errors.Is(err, ErrEmailTaken):
 		return web.NewProblem(http.StatusConflict, "email_taken", "A user with this e-mail address exists.",
 			web.AtMember("/email", "is taken"))
+	case errors.Is(err, ErrDeleted):
+		return invalidGrant("account_deleted", "The account is deleted and will be erased. Its owner can restore it until then.")
+	case errors.Is(err, ErrPassword):
+		return web.NewProblem(http.StatusForbidden, "wrong_password", "The password given is not the account's.")
 	case errors.Is(err, ErrCredentials):
 		return invalidGrant("wrong_credentials", "No active account has this e-mail address and password.")
 	case errors.Is(err, ErrInvalidGrant):
@@ -84,6 +114,8 @@ func problem(ctx context.Context, err error) *web.Problem {
 	case errors.Is(err, errToken), errors.Is(err, ErrNoUser):
 		web.NoteCause(ctx, err)
 		return unauthorized()
+	case errors.Is(err, ErrNoSession):
+		return web.NewProblem(http.StatusNotFound, "not_found", "You have no such session, or it has ended.")
 	case errors.Is(err, ErrBusy), errors.Is(err, keys.ErrStale), errors.Is(err, keys.ErrNotReady):
 		web.NoteCause(ctx, err)
 		return web.Unavailable(2 * time.Second)
@@ -147,12 +179,14 @@ func (s *Server) bearer(header string) (*token.Claims, error) {
 }
 
 type registerInput struct {
-	Body struct {
+	AcceptLanguage string `header:"Accept-Language" doc:"The user's language, where the body has none"`
+	Body           struct {
 		Email     string `json:"email" format:"email" maxLength:"254" doc:"Unique without regard to case" example:"ana@example.es"`
 		Password  string `json:"password" maxLength:"1024" doc:"8 to 128 characters, not a common password, not like the other values" example:"a long phrase of your own"`
 		FirstName string `json:"first_name,omitempty" maxLength:"150" example:"Ana"`
 		LastName  string `json:"last_name,omitempty" maxLength:"150" example:"García"`
 		Company   string `json:"company,omitempty" maxLength:"150" example:"Ejemplo S. L."`
+		Language  string `json:"language,omitempty" enum:"es,en" doc:"Of mail to the user; from Accept-Language if absent"`
 	}
 }
 
@@ -164,8 +198,11 @@ type userOutput struct {
 
 func (s *Server) registerUser(ctx context.Context, in *registerInput) (*userOutput, error) {
 	b := in.Body
+	if b.Language == "" {
+		b.Language = chooseLanguage(in.AcceptLanguage)
+	}
 	u, err := s.accounts.Create(ctx, NewUser{
-		Email: b.Email, Password: b.Password, FirstName: b.FirstName, LastName: b.LastName, Company: b.Company,
+		Email: b.Email, Password: b.Password, FirstName: b.FirstName, LastName: b.LastName, Company: b.Company, Language: b.Language,
 	})
 	if err != nil {
 		return nil, err
@@ -215,7 +252,7 @@ func (s *Server) token(ctx context.Context, in *tokenInput) (*tokensOutput, erro
 	if audience == "" {
 		audience = InmueblesAudience
 	}
-	g, err := s.accounts.login(ctx, email, b.Password, clientID, audience)
+	g, err := s.accounts.login(ctx, email, b.Password, clientID, audience, peerOf(ctx))
 	return s.answer("password", g, err)
 }
 
@@ -234,7 +271,7 @@ func (s *Server) refreshToken(ctx context.Context, in *refreshInput) (*tokensOut
 	if text == "" {
 		return nil, web.Invalid(web.AtMember("/refresh", "is required"))
 	}
-	g, err := s.accounts.refresh(ctx, text)
+	g, err := s.accounts.refresh(ctx, text, peerOf(ctx))
 	return s.answer("refresh", g, err)
 }
 
@@ -289,17 +326,4 @@ func (s *Server) signOut(ctx context.Context, in *signOutInput) (*struct{}, erro
 		return nil, errToken
 	}
 	return nil, s.accounts.store.end(ctx, session, "signed out", s.issuer.now())
-}
-
-func (s *Server) me(ctx context.Context, _ *struct{}) (*userOutput, error) {
-	claims, _ := ctx.Value(claimsKey{}).(*token.Claims)
-	session, err := uuid.Parse(claims.Session)
-	if err != nil {
-		return nil, errToken
-	}
-	row, err := s.accounts.store.userOfSession(ctx, session, s.issuer.now())
-	if err != nil {
-		return nil, err
-	}
-	return &userOutput{Location: "/authn/me", CacheControl: "no-store", Body: row.user()}, nil
 }

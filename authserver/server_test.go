@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
@@ -75,7 +76,8 @@ func newAuthn(t *testing.T, db *database.SQL, change ...func(*Options)) *authn {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewJSONHandler(a.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	keeper, err := keys.NewKeeper(keys.NewSQLStore(db.Write), sealer, keys.DefaultPolicy(), keys.Options{Now: a.clock.Now, Logger: log})
+	keeper, err := keys.NewKeeper(struct{ keys.Store }{keys.NewSQLStore(db.Write)}, sealer, keys.DefaultPolicy(), // without its clock: time is the test's
+		keys.Options{Now: a.clock.Now, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +91,7 @@ func newAuthn(t *testing.T, db *database.SQL, change ...func(*Options)) *authn {
 	t.Cleanup(func() { _ = a.store.Close() })
 	o := Options{
 		Issuer: testIssuer, Keys: keeper, Log: log, Now: a.clock.Now, Version: "test", Backdate: DefaultBackdate,
-		Accounts: NewAccounts(a.store, DefaultSessionLimits(), a.clock.Now),
+		Accounts: NewAccounts(a.store, AccountsOptions{Now: a.clock.Now}),
 	}
 	for _, c := range change {
 		c(&o)
@@ -110,9 +112,9 @@ func (a *authn) forward(d time.Duration) {
 	}
 }
 
-// call sends a request; body is sent as JSON unless it is nil, or as it is
+// request makes a request; body is sent as JSON unless it is nil, or as it is
 // when it is a string.
-func (a *authn) call(method, path, bearer string, body any) *httptest.ResponseRecorder {
+func (a *authn) request(method, path, bearer string, body any) *http.Request {
 	a.t.Helper()
 	var reader io.Reader
 	if text, ok := body.(string); ok {
@@ -131,8 +133,14 @@ func (a *authn) call(method, path, bearer string, body any) *httptest.ResponseRe
 	if bearer != "" {
 		r.Header.Set("Authorization", "Bearer "+bearer)
 	}
+	return r
+}
+
+// call sends a request.
+func (a *authn) call(method, path, bearer string, body any) *httptest.ResponseRecorder {
+	a.t.Helper()
 	w := httptest.NewRecorder()
-	a.ServeHTTP(w, r)
+	a.ServeHTTP(w, a.request(method, path, bearer, body))
 	return w
 }
 

@@ -111,7 +111,7 @@ func BenchmarkStep(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, events := keys.Step(h.now, h.ring, nil, h.policy); len(events) > 0 {
+		if _, events := keys.Step(h.now, h.ring, nil, h.policy, keys.Evidence{}); len(events) > 0 {
 			b.Fatal(events)
 		}
 	}

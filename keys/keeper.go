@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	mathrand "math/rand/v2"
 	"reflect"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,12 @@ type Options struct {
 	Logger *slog.Logger     // slog.Default if nil
 	Now    func() time.Time // time.Now if nil
 	Random io.Reader        // crypto/rand.Reader if nil; some of Go's key generation has its own
+
+	// Probe makes sure that verifiers can fetch the JWKS: it fetches it as
+	// they do. It is asked only when a planned rotation is due, which an
+	// error then holds back, for the policy's MaxHold at most. The first tick
+	// doesn't ask: nothing is served yet. Nil never holds anything back.
+	Probe func(context.Context) error
 }
 
 // Keeper keeps the ring in step with the store, and signs with it. All its
@@ -35,11 +42,17 @@ type Keeper struct {
 	log    *slog.Logger
 	now    func() time.Time
 	random io.Reader
+	probe  func(context.Context) error
+	watch  *watch
 
 	current atomic.Pointer[snapshot] // nil until the first good tick
 	wake    chan struct{}            // holds one wish for a tick
 
-	turn sync.Mutex // one tick or change at a time, from load to install
+	turn sync.Mutex // one tick or change at a time, from load to install; guards holding
+
+	holding  string       // the kids that are held back, as last logged
+	held     atomic.Int64 // how many they are
+	clockOff atomic.Int64 // how far the clock is from the store's, in nanoseconds, as far as is certain
 
 	ticks, failures, conflicts, made atomic.Uint64
 	lastFailure                      atomic.Pointer[failure] // nil after a good tick
@@ -74,6 +87,8 @@ func NewKeeper(store Store, sealer Sealer, policy Policy, options Options) (*Kee
 		log:    cmp.Or(options.Logger, slog.Default()),
 		now:    options.Now,
 		random: options.Random,
+		probe:  options.Probe,
+		watch:  newWatch(policy.Registered),
 		wake:   make(chan struct{}, 1),
 	}
 	if k.now == nil {
@@ -96,7 +111,50 @@ func (k *Keeper) Policy() Policy { return k.policy }
 // and [ErrDamaged] when it isn't one; neither is ever cured by making a new
 // ring.
 func (k *Keeper) Tick(ctx context.Context) error {
-	return k.change(ctx, nil)
+	if err := k.change(ctx, nil); err != nil {
+		return err
+	}
+	k.note(ctx)
+	return nil
+}
+
+// Saw tells the keeper what a verifier says of itself when it fetches the
+// JWKS: its name and the ETag of the set that it holds, empty when it holds
+// none. It costs a look into a map; what is new is written to the store with
+// the next tick. See [Sighting].
+func (k *Keeper) Saw(verifier, etag string) { k.watch.saw(verifier, etag, k.clock()) }
+
+// note writes down what Saw has collected. A failure costs nothing but time:
+// it is tried again with the next tick.
+func (k *Keeper) note(ctx context.Context) {
+	taken := k.watch.take()
+	if len(taken) == 0 {
+		return
+	}
+	err := k.seedWatch(ctx)
+	if err == nil {
+		err = k.store.Note(ctx, taken)
+	}
+	if err != nil {
+		k.watch.undo(taken)
+		k.log.WarnContext(ctx, "which verifiers hold which keys could not be written down", "err", err)
+		return
+	}
+	k.watch.done(taken, k.clock())
+}
+
+// seedWatch tells the watch once what was written before this process, so
+// that restarts don't make room for more names.
+func (k *Keeper) seedWatch(ctx context.Context) error {
+	if k.watch.seeded() {
+		return nil
+	}
+	sightings, err := k.store.Sightings(ctx)
+	if err != nil {
+		return err
+	}
+	k.watch.seed(sightings, k.clock())
+	return nil
 }
 
 // Rotate lets the stand-by of an algorithm take over: as soon as every
@@ -140,9 +198,10 @@ func (k *Keeper) change(ctx context.Context, edit edit) error {
 const maxAttempts = 100
 
 func (k *Keeper) swap(ctx context.Context, edit edit) error {
+	var evidence *Evidence // gathered once, if it is wanted at all
 	for range maxAttempts {
 		readAt := k.clock()
-		ring, err := k.store.Load(ctx)
+		ring, err := k.load(ctx, readAt)
 		if err != nil {
 			return err
 		}
@@ -160,17 +219,37 @@ func (k *Keeper) swap(ctx context.Context, edit edit) error {
 				return err
 			}
 		}
+		holdable := Holdable(now, edited, k.policy)
+		if len(holdable) > 0 && evidence == nil {
+			if evidence, err = k.gather(ctx); err != nil {
+				return err
+			}
+		}
+		// The zero Evidence of a moment at which nothing can be held back.
+		known := Evidence{}
+		if evidence != nil {
+			known = *evidence
+		}
 		// Making keys takes time, so it is over before the transaction, and
 		// before the moment that Step writes into the keys.
-		fresh, err := k.makeKeys(ctx, Needs(now, edited, k.policy))
+		fresh, err := k.makeKeys(ctx, Needs(now, edited, k.policy, known))
 		if err != nil {
 			return err
 		}
-		next, more := Step(k.clock(), edited, fresh, k.policy)
+		next, more := Step(k.clock(), edited, fresh, k.policy, known)
 		events = append(events, more...)
+		k.noteHeld(ctx, next, holdable)
 		if len(events) == 0 {
 			k.install(found, readAt)
 			return nil
+		}
+		if err := k.checkClock(); err != nil {
+			// With a wrong clock it may read, not write: it would let a key
+			// sign before its time.
+			if len(ring.Keys) > 0 {
+				k.install(found, readAt)
+			}
+			return fmt.Errorf("a change of the ring is left to a replica whose clock is right: %w", err)
 		}
 		for i := range events {
 			events[i].Actor = k.name
@@ -198,6 +277,88 @@ func (k *Keeper) swap(ctx context.Context, edit edit) error {
 		return nil
 	}
 	return fmt.Errorf("keys: lost %d swaps in a row: %w", maxAttempts, ErrConflict)
+}
+
+// load reads the ring, and the store's clock beside it where it has one.
+func (k *Keeper) load(ctx context.Context, begun time.Time) (Ring, error) {
+	clocked, ok := k.store.(Clocked)
+	if !ok {
+		return k.store.Load(ctx)
+	}
+	ring, stored, err := clocked.LoadAt(ctx)
+	if err != nil || stored.IsZero() {
+		return ring, err
+	}
+	// The store looked at its clock at some moment of the query; only what
+	// lies outside is certain.
+	var off time.Duration
+	switch ended := k.clock(); {
+	case stored.Before(begun):
+		off = begun.Sub(stored)
+	case stored.After(ended):
+		off = ended.Sub(stored)
+	}
+	k.clockOff.Store(int64(off))
+	return ring, nil
+}
+
+// checkClock is nil as long as the clock is known to be within half the skew
+// of the store's: then two replicas differ by no more than the whole of it.
+func (k *Keeper) checkClock() error {
+	off := time.Duration(k.clockOff.Load())
+	if most := k.policy.Skew / 2; off > most || -off > most {
+		where := "ahead of"
+		if off < 0 {
+			where = "behind"
+		}
+		return fmt.Errorf("%w: it is %v %s the database's, and half of the policy's Skew, %v, is the most",
+			ErrClock, off.Abs().Round(time.Millisecond), where, most)
+	}
+	return nil
+}
+
+// gather asks for what may hold a planned rotation back.
+func (k *Keeper) gather(ctx context.Context) (*Evidence, error) {
+	e := new(Evidence)
+	if k.probe != nil {
+		if e.Unserved = k.current.Load() == nil; !e.Unserved {
+			ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+			defer cancel()
+			if err := k.probe(ctx); err != nil {
+				e.Unserved = true
+				k.log.WarnContext(ctx, "a rotation is due and the JWKS can't be fetched", "err", err)
+			}
+		}
+	}
+	if k.policy.Activate == OnEvidence {
+		var err error
+		if e.Sightings, err = k.store.Sightings(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return e, nil
+}
+
+// probeTimeout bounds a probe. Stock verifiers give up earlier.
+const probeTimeout = 5 * time.Second
+
+// noteHeld counts the stand-bys that were due and still don't sign, and says
+// so when that has changed.
+func (k *Keeper) noteHeld(ctx context.Context, next Ring, holdable []Key) {
+	var held []string
+	for i := range holdable {
+		if key := next.Key(holdable[i].ID); key != nil && key.State == Announced {
+			held = append(held, key.ID)
+		}
+	}
+	k.held.Store(int64(len(held)))
+	if now := strings.Join(held, " "); now != k.holding {
+		k.holding = now
+		if now != "" {
+			k.log.WarnContext(ctx, "a planned rotation is held back: not every registered verifier is known to hold the next key, or the JWKS can't be fetched",
+				"kid", now, "most", k.policy.MaxHold)
+		}
+	}
 }
 
 // makeKeys makes one key for each algorithm, all at once: an RSA key takes a
@@ -259,6 +420,7 @@ func (k *Keeper) view(ctx context.Context, ring Ring) (*view, error) {
 
 // install puts a view in use. What another replica has done shows here.
 func (k *Keeper) install(v *view, readAt time.Time) {
+	k.watch.publish(v.jwks.ETag, v.ring)
 	last := k.current.Swap(&snapshot{view: v, readAt: readAt})
 	switch {
 	case last == nil || last.ring.Version == v.ring.Version:
@@ -304,11 +466,11 @@ func (k *Keeper) Wake() {
 func (k *Keeper) pause() time.Duration {
 	regular := k.jitter(k.policy.Tick/2, k.policy.Tick)
 	s := k.current.Load()
-	if s == nil || k.lastFailure.Load() != nil {
+	if s == nil || k.lastFailure.Load() != nil || k.held.Load() > 0 {
 		return regular
 	}
 	now := k.clock()
-	if len(Needs(now, s.ring, k.policy)) == 0 {
+	if len(Needs(now, s.ring, k.policy, Evidence{})) == 0 {
 		at, ok := Due(s.ring, k.policy)
 		if !ok || at.Sub(now) >= regular {
 			return regular
@@ -385,14 +547,14 @@ func (k *Keeper) Ring() Ring {
 }
 
 // Check is nil as long as the keeper may sign; else the error wraps
-// [ErrNotReady] or [ErrStale], and what the last tick failed with. It asks
-// nobody, and answers at once.
+// [ErrNotReady], [ErrStale] or [ErrClock], and what the last tick failed with.
+// It asks nobody, and answers at once.
 func (k *Keeper) Check(context.Context) error {
 	err := ErrNotReady
 	if s := k.current.Load(); s != nil {
 		age := k.clock().Sub(s.readAt)
 		if age <= k.policy.MaxStale() {
-			return nil
+			return k.checkClock()
 		}
 		err = fmt.Errorf("%w: it was read %v ago", ErrStale, age.Round(time.Second))
 	}
@@ -411,6 +573,9 @@ type Stats struct {
 	Made      uint64    // keys made and stored
 	Version   int64     // of the ring in memory
 	ReadAt    time.Time // when the ring in memory was last known to be the stored one; zero before
+
+	Held     int           // planned rotations that are due and held back
+	ClockOff time.Duration // how far the clock is ahead of the store's, as far as that is certain
 }
 
 // Stats is for metrics.
@@ -418,6 +583,7 @@ func (k *Keeper) Stats() Stats {
 	stats := Stats{
 		Ticks: k.ticks.Load(), Failures: k.failures.Load(),
 		Conflicts: k.conflicts.Load(), Made: k.made.Load(),
+		Held: int(k.held.Load()), ClockOff: time.Duration(k.clockOff.Load()),
 	}
 	if s := k.current.Load(); s != nil {
 		stats.Version, stats.ReadAt = s.ring.Version, s.readAt

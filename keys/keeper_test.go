@@ -396,7 +396,7 @@ func TestATickWithNothingToDo(t *testing.T) {
 func TestRotationThroughTheKeeper(t *testing.T) {
 	eachEngine(t, func(t *testing.T, open func(testing.TB) *sqlx.DB) {
 		db := open(t)
-		store := keys.NewSQLStore(db)
+		store := struct{ keys.Store }{keys.NewSQLStore(db)} // without its clock: time is the test's
 		c := &clock{now: dawn}
 		p := edOnly()
 		k := newKeeper(t, store, p, keys.Options{Now: c.Now})

@@ -102,6 +102,9 @@ var (
 	// for signing. Verification and JWKS go on.
 	ErrStale = errors.New("keys: the ring in memory is too old to sign with")
 
+	// ErrClock says that this machine's clock is too far from the store's.
+	ErrClock = errors.New("keys: the clock is wrong")
+
 	// ErrSealingKey says that a text is not a sealing key.
 	ErrSealingKey = errors.New("keys: not a sealing key")
 )

@@ -58,6 +58,23 @@ type Policy struct {
 	// which they keep a set, the other how late they may look at it again.
 	// 1800 s is what jwx v2 needs, the slowest that was measured.
 	VerifierSlack time.Duration
+
+	// Verifiers are the kinds of verifier that use the issuer, by the short
+	// names of [Verifiers], when all of them are known. AnnounceLead then
+	// need be no longer than the slowest of them, and of pkg/verify, demands,
+	// and VerifierSlack counts for nothing. Empty means any of the table.
+	Verifiers []string
+
+	// Activate is what a planned rotation waits for when its time has come.
+	Activate Activation
+
+	// Registered are the names by which running verifiers make themselves
+	// known, each process by one of its own: those that OnEvidence waits for.
+	Registered []string
+
+	// MaxHold is how long a planned rotation may be held back beyond its time:
+	// by OnEvidence, and while the JWKS can't be fetched. Then it goes ahead.
+	MaxHold time.Duration
 }
 
 // DefaultPolicy is made for the verifiers measured in docs/verify.md.
@@ -75,6 +92,8 @@ func DefaultPolicy() Policy {
 		Skew:           30 * time.Second,
 		ReplicaLag:     10 * time.Minute,
 		VerifierSlack:  1800 * time.Second,
+		Activate:       OnSchedule,
+		MaxHold:        time.Hour,
 	}
 }
 
@@ -84,8 +103,47 @@ func DefaultPolicy() Policy {
 // a cache between has held for JWKSMaxAge, from a replica that learned of the
 // key a Tick late, while the replica that activates it has a clock that is
 // ahead by Skew.
+//
+// Where Verifiers are named, the longest lead that one of them needs, or
+// pkg/verify, takes the place of the first two terms.
 func (p Policy) MinLead() time.Duration {
-	return max(p.VerifierSlack/2, p.JWKSMaxAge) + p.VerifierSlack/2 + p.JWKSMaxAge + p.Tick + p.Skew
+	lead, _ := p.verifierLead()
+	return lead + p.JWKSMaxAge + p.Tick + p.Skew
+}
+
+// verifierLead is how long the slowest covered verifier may go on without a
+// key that it could fetch, and who that is; "" when none is named.
+func (p Policy) verifierLead() (lead time.Duration, name string) {
+	if len(p.Verifiers) == 0 {
+		return max(p.VerifierSlack/2, p.JWKSMaxAge) + p.VerifierSlack/2, ""
+	}
+	for _, wanted := range append([]string{verifiers[0].Name}, p.Verifiers...) {
+		v, ok := FindVerifier(wanted)
+		if !ok || v.Unsafe != "" {
+			continue
+		}
+		if d, bounded := v.Lead.At(p.JWKSMaxAge); bounded && (d > lead || name == "") {
+			lead, name = d, v.Name
+		}
+	}
+	return lead, name
+}
+
+// Warnings are what is wrong with a valid policy all the same, a sentence
+// each: verifiers that no lead can keep safe, and those that none of its
+// algorithms suits.
+func (p Policy) Warnings() []string {
+	var warnings []string
+	for _, name := range p.Verifiers {
+		v, ok := FindVerifier(name)
+		if ok && v.Unsafe != "" {
+			warnings = append(warnings, fmt.Sprintf("%s (%s) may refuse tokens after each rotation, whatever the lead: %s", v.Name, v.Library, v.Unsafe))
+		}
+		if ok && !v.EdDSA && !slices.Contains(p.Algorithms, jose.RS256) {
+			warnings = append(warnings, fmt.Sprintf("%s (%s) can't verify any of our tokens: it doesn't do EdDSA, and RS256 isn't among the algorithms", v.Name, v.Library))
+		}
+	}
+	return warnings
 }
 
 // MinRetention is the least Retention after which no token of a key can be
@@ -137,6 +195,7 @@ func (p Policy) Validate() error {
 		{"VerifierSlack", p.VerifierSlack, 0},
 		{"AnnounceLead", p.AnnounceLead, 0},
 		{"Retention", p.Retention, 0},
+		{"MaxHold", p.MaxHold, 0},
 	} {
 		// The upper bound keeps the sums below far from overflow.
 		if f.value < f.least || f.value > maxDuration {
@@ -146,11 +205,44 @@ func (p Policy) Validate() error {
 	if p.JWKSMaxAge%time.Second != 0 {
 		refuse("JWKSMaxAge is %v; HTTP has whole seconds only", p.JWKSMaxAge)
 	}
+	for _, name := range p.Verifiers {
+		if _, ok := FindVerifier(name); !ok {
+			refuse("Verifiers has %.64q, which isn't in the table; take of %s, or leave Verifiers empty to cover all that can be", name, verifierNames())
+		}
+	}
+	for i, name := range p.Registered {
+		if !ValidVerifierName(name) {
+			refuse("Registered has %.64q; a name is 1 to %d visible ASCII characters without a comma", name, MaxVerifierName)
+		}
+		if slices.Contains(p.Registered[:i], name) {
+			refuse("Registered has %.64q twice", name)
+		}
+	}
+	if len(p.Registered) > MaxSightings {
+		refuse("Registered has %d names; %d are the most", len(p.Registered), MaxSightings)
+	}
+	switch p.Activate {
+	case OnSchedule:
+	case OnEvidence:
+		if len(p.Registered) == 0 {
+			refuse("Activate is %q and Registered is empty; name the verifiers to wait for", p.Activate)
+		}
+	default:
+		refuse("Activate is %.64q; take %s or %s", p.Activate, OnSchedule, OnEvidence)
+	}
 	if len(broken) > 0 {
 		return errors.Join(broken...) // the sums below would say nothing
 	}
 
-	if least := p.MinLead(); p.AnnounceLead < least {
+	least := p.MinLead()
+	switch lead, slowest := p.verifierLead(); {
+	case p.AnnounceLead >= least:
+	case slowest != "":
+		refuse("AnnounceLead ≥ the lead of %s + JWKSMaxAge + Tick + Skew"+
+			" is broken: %v < %v + %v + %v + %v = %v;"+
+			" it would meet a key before it can hold it; raise AnnounceLead to %v or more",
+			slowest, p.AnnounceLead, lead, p.JWKSMaxAge, p.Tick, p.Skew, least, least)
+	default:
 		refuse("AnnounceLead ≥ max(VerifierSlack/2, JWKSMaxAge) + VerifierSlack/2 + JWKSMaxAge + Tick + Skew"+
 			" is broken: %v < max(%v, %v) + %v + %v + %v + %v = %v;"+
 			" a verifier would meet a key before it can hold it; raise AnnounceLead to %v or more",

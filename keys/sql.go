@@ -7,6 +7,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -22,16 +25,26 @@ type SQLStore struct {
 	db *sqlx.DB
 
 	load, advance, insert, record, history string
+	note, prune, sightings                 string
+
+	notify string // tells other replicas of a swap; "" where they can only look
 }
 
 // NewSQLStore returns the store on a migrated database. db must be the pool
 // that writes.
 func NewSQLStore(db *sqlx.DB) *SQLStore {
+	// The time by the store's clock, in Unix milliseconds. SQLite's is the
+	// machine's.
+	clock, notify := "NULL", ""
+	if db.DriverName() == "postgres" {
+		clock = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
+		notify = `SELECT pg_notify('` + channel + `', $1)`
+	}
 	return &SQLStore{
-		db: db,
+		db: db, notify: notify,
 		// The join gives version and keys in one statement, hence of one
 		// moment on either engine. A ring without keys is one row of NULLs.
-		load: `SELECT r.version, k.kid, k.alg, k.state, k.public_key, k.sealed,
+		load: `SELECT ` + clock + ` AS clock, r.version, k.kid, k.alg, k.state, k.public_key, k.sealed,
 				k.announced_at, k.ready_at, k.activate_at, k.retire_at, k.unpublish_at, k.revoked_at, k.reason
 			FROM signing_ring r LEFT JOIN signing_keys k ON k.kid IS NOT NULL
 			ORDER BY k.announced_at, k.kid`,
@@ -44,6 +57,12 @@ func NewSQLStore(db *sqlx.DB) *SQLStore {
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`),
 		history: db.Rebind(`SELECT version, at, kid, alg, from_state, to_state, actor, reason
 			FROM signing_key_events ORDER BY version DESC, seq DESC LIMIT ?`),
+		note: db.Rebind(`INSERT INTO verifier_sightings (verifier, etag, kids, seen_at) VALUES (?, ?, ?, ?)
+			ON CONFLICT (verifier) DO UPDATE SET etag = excluded.etag, kids = excluded.kids, seen_at = excluded.seen_at
+			WHERE verifier_sightings.seen_at < excluded.seen_at`),
+		prune: db.Rebind(`DELETE FROM verifier_sightings WHERE seen_at < ? OR verifier NOT IN
+			(SELECT verifier FROM verifier_sightings ORDER BY seen_at DESC, verifier LIMIT ?)`),
+		sightings: `SELECT verifier, etag, kids, seen_at FROM verifier_sightings ORDER BY verifier`,
 	}
 }
 
@@ -53,6 +72,7 @@ const serializationFailure = "40001"
 
 // keyRow is a row of the load statement.
 type keyRow struct {
+	Clock       sql.Null[int64]  `db:"clock"` // NULL where the store has none of its own
 	Version     int64            `db:"version"`
 	ID          sql.Null[string] `db:"kid"` // NULL when the ring has no key
 	Alg         sql.Null[string] `db:"alg"`
@@ -70,11 +90,21 @@ type keyRow struct {
 
 // Load implements [Store] with one query.
 func (s *SQLStore) Load(ctx context.Context) (Ring, error) {
+	ring, _, err := s.LoadAt(ctx)
+	return ring, err
+}
+
+// LoadAt implements [Clocked] with the same query.
+func (s *SQLStore) LoadAt(ctx context.Context) (Ring, time.Time, error) {
 	var rows []keyRow
 	if err := s.db.SelectContext(ctx, &rows, s.load); err != nil {
-		return Ring{}, fmt.Errorf("keys: load the ring: %w", err)
+		return Ring{}, time.Time{}, fmt.Errorf("keys: load the ring: %w", err)
 	}
-	return decodeRing(rows)
+	ring, err := decodeRing(rows)
+	if err != nil || !rows[0].Clock.Valid {
+		return ring, time.Time{}, err
+	}
+	return ring, fromMillis(rows[0].Clock.V), nil
 }
 
 // decodeRing makes the ring of the rows that Load found.
@@ -199,10 +229,65 @@ func (s *SQLStore) Swap(ctx context.Context, old int64, next Ring, events []Even
 			return fmt.Errorf("keys: record what happened to %s: %w", e.KeyID, err)
 		}
 	}
+	// Sent by the commit, and to nobody without it.
+	if s.notify != "" {
+		if _, err := tx.ExecContext(ctx, s.notify, strconv.FormatInt(old+1, 10)); err != nil {
+			return fmt.Errorf("keys: tell other replicas of the ring: %w", err)
+		}
+	}
 	if err := tx.Commit(); err != nil {
 		return fmt.Errorf("keys: swap the ring: %w", err)
 	}
 	return nil
+}
+
+// Note implements [Store]. Its rows are locked in the order of their names,
+// so that two replicas never wait for each other.
+func (s *SQLStore) Note(ctx context.Context, sightings []Sighting) error {
+	if len(sightings) == 0 {
+		return nil
+	}
+	sightings = slices.SortedFunc(slices.Values(sightings), func(a, b Sighting) int { return strings.Compare(a.Verifier, b.Verifier) })
+	tx, err := s.db.BeginTxx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("keys: note sightings: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
+	var newest time.Time
+	for _, one := range sightings {
+		newest = later(newest, one.At)
+		if _, err := tx.ExecContext(ctx, s.note, one.Verifier, one.ETag, strings.Join(one.Keys, " "), one.At.UnixMilli()); err != nil {
+			return fmt.Errorf("keys: note sightings: %w", err)
+		}
+	}
+	// Keepers bound what they note; this bounds what many of them do.
+	if _, err := tx.ExecContext(ctx, s.prune, newest.Add(-sightingLife).UnixMilli(), 2*MaxSightings); err != nil {
+		return fmt.Errorf("keys: forget old sightings: %w", err)
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("keys: note sightings: %w", err)
+	}
+	return nil
+}
+
+// Sightings implements [Store].
+func (s *SQLStore) Sightings(ctx context.Context) ([]Sighting, error) {
+	var rows []struct {
+		Verifier string `db:"verifier"`
+		ETag     string `db:"etag"`
+		Keys     string `db:"kids"`
+		At       int64  `db:"seen_at"`
+	}
+	if err := s.db.SelectContext(ctx, &rows, s.sightings); err != nil {
+		return nil, fmt.Errorf("keys: read sightings: %w", err)
+	}
+	found := make([]Sighting, len(rows))
+	for i, r := range rows {
+		found[i] = Sighting{Verifier: r.Verifier, ETag: r.ETag, Keys: strings.Fields(r.Keys), At: fromMillis(r.At)}
+	}
+	// The engines sort text each in its own way.
+	slices.SortFunc(found, func(a, b Sighting) int { return strings.Compare(a.Verifier, b.Verifier) })
+	return found, nil
 }
 
 func (s *SQLStore) insertKey(ctx context.Context, tx *sqlx.Tx, k *Key) error {

@@ -17,6 +17,11 @@ import (
 // Sealed set; Step gives them their state and schedule. One that isn't needed
 // any more, or was in the ring before, is dropped.
 //
+// evidence may hold a planned rotation back, for policy.MaxHold at most. An
+// urgent one never: an emergency [Rotate], a key that takes the place of a
+// revoked one, and whatever comes within two leads of a revocation, which is
+// how long it takes until a key that nobody has seen has flushed verifiers.
+//
 // The ring's Version is left alone; [Store.Swap] counts it up.
 //
 // What holds after Step, whatever the time and the ring it is given:
@@ -26,8 +31,9 @@ import (
 //   - a key signs only after its ReadyAt, but for the first keys of a ring,
 //     one that takes the place of a revoked key, and an emergency [Rotate]
 //   - a key that stops signing stays published for its retention
-func Step(now time.Time, ring Ring, fresh []Key, policy Policy) (Ring, []Event) {
+func Step(now time.Time, ring Ring, fresh []Key, policy Policy, evidence Evidence) (Ring, []Event) {
 	s := newStep(now, ring, policy)
+	s.evidence = evidence
 	s.advance()
 	// Decided before the first key is admitted: the keys of several
 	// algorithms may be the first ones together.
@@ -42,8 +48,9 @@ func Step(now time.Time, ring Ring, fresh []Key, policy Policy) (Ring, []Event) 
 // moment: those without a stand-by, counting a stand-by that is about to take
 // over as gone. A new ring takes two rounds: the first makes the keys that
 // sign, the second the stand-bys.
-func Needs(now time.Time, ring Ring, policy Policy) []jose.SignatureAlgorithm {
+func Needs(now time.Time, ring Ring, policy Policy, evidence Evidence) []jose.SignatureAlgorithm {
 	s := newStep(now, ring, policy)
+	s.evidence = evidence
 	s.advance()
 	var needs []jose.SignatureAlgorithm
 	for _, alg := range policy.Algorithms {
@@ -52,6 +59,19 @@ func Needs(now time.Time, ring Ring, policy Policy) []jose.SignatureAlgorithm {
 		}
 	}
 	return needs
+}
+
+// Holdable returns the stand-bys whose planned moment has come and that
+// evidence may still hold back: only for them need a keeper gather any.
+func Holdable(now time.Time, ring Ring, policy Policy) []Key {
+	s := newStep(now, ring, policy)
+	var found []Key
+	for _, alg := range policy.Algorithms {
+		if next := s.ring.Standby(alg); next != nil && s.due(next.ActivateAt) && s.holdable(next) {
+			found = append(found, *next)
+		}
+	}
+	return found
 }
 
 // Due is the moment from which Step has something to do, fresh keys aside;
@@ -84,7 +104,8 @@ func Due(ring Ring, policy Policy) (at time.Time, ok bool) {
 
 // Rotate brings the stand-by's activation forward: to the moment at which
 // every verifier holds it, or, in an emergency, to now whether they do or
-// not. A stand-by that is due sooner is left alone. It wraps [ErrNoKey] when
+// not. A stand-by that is due sooner is left alone. The plan of an emergency
+// lies before the key's ReadyAt, by which Step knows it. It wraps [ErrNoKey] when
 // the algorithm has no stand-by. Like Step it is pure, and Step does the
 // rest.
 func Rotate(now time.Time, ring Ring, alg jose.SignatureAlgorithm, emergency bool) (Ring, []Event, error) {
@@ -96,6 +117,9 @@ func Rotate(now time.Time, ring Ring, alg jose.SignatureAlgorithm, emergency boo
 	at, why := later(s.now, next.ReadyAt), "rotation asked for"
 	if emergency {
 		at, why = s.now, "emergency rotation asked for"
+		if !at.Before(next.ReadyAt) {
+			at = next.ReadyAt.Add(-time.Millisecond)
+		}
 	}
 	if !at.Before(next.ActivateAt) {
 		return ring, nil, nil
@@ -150,10 +174,11 @@ func Revoke(now time.Time, ring Ring, id, reason string) (Ring, []Event, error) 
 
 // step is one evaluation: the moment, the rules, and the ring as it becomes.
 type step struct {
-	now    time.Time
-	policy Policy
-	ring   Ring
-	events []Event
+	now      time.Time
+	policy   Policy
+	evidence Evidence
+	ring     Ring
+	events   []Event
 }
 
 func newStep(now time.Time, ring Ring, policy Policy) *step {
@@ -207,7 +232,7 @@ func (s *step) handOver(alg jose.SignatureAlgorithm) {
 		}
 		return
 	}
-	if next == nil {
+	if next == nil || s.held(next) {
 		return
 	}
 	if current != nil {
@@ -215,6 +240,36 @@ func (s *step) handOver(alg jose.SignatureAlgorithm) {
 	}
 	next.State, next.ActivateAt = Signing, s.now
 	s.event(next, Announced, "takes over")
+}
+
+// held reports whether evidence holds a stand-by back that is due.
+func (s *step) held(next *Key) bool {
+	if !s.holdable(next) {
+		return false
+	}
+	if s.evidence.Unserved {
+		return true
+	}
+	if s.policy.Activate != OnEvidence {
+		return false
+	}
+	_, missing := Holding(next.ID, s.policy.Registered, s.evidence.Sightings)
+	return len(missing) > 0
+}
+
+// holdable reports whether a stand-by may be held back at all.
+func (s *step) holdable(next *Key) bool {
+	switch {
+	case s.ring.Signing(next.Alg) == nil: // nothing would sign meanwhile
+		return false
+	case next.ActivateAt.Before(next.ReadyAt): // an emergency
+		return false
+	case s.due(next.ActivateAt.Add(s.policy.MaxHold)):
+		return false
+	}
+	return s.ring.find(func(k *Key) bool {
+		return k.Alg == next.Alg && k.State == Revoked && !s.due(k.RevokedAt.Add(2*s.policy.AnnounceLead))
+	}) == nil
 }
 
 // retire ends a key's signing. Its tokens live on, so it stays published for

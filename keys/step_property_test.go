@@ -139,12 +139,12 @@ func TestHistoriesAreLawful(t *testing.T) {
 			},
 			"tick without fresh keys": func(*rapid.T) {
 				h.now = h.now.Add(p.Tick)
-				h.ring, _ = keys.Step(h.now, h.ring, nil, h.policy)
+				h.ring, _ = keys.Step(h.now, h.ring, nil, h.policy, keys.Evidence{})
 			},
 			"tick with keys that nobody needs": func(*rapid.T) {
 				h.settle()
 				stray := []keys.Key{{ID: "stray", Alg: jose.EdDSA}, {ID: "foreign", Alg: jose.PS256}}
-				if _, events := keys.Step(h.now, h.ring, stray, h.policy); len(events) > 0 {
+				if _, events := keys.Step(h.now, h.ring, stray, h.policy, keys.Evidence{}); len(events) > 0 {
 					rt.Fatalf("keys that nobody needs made %v", events)
 				}
 			},

@@ -41,7 +41,7 @@ func newHistory(t failer, algs ...jose.SignatureAlgorithm) *history {
 
 func (h *history) fresh() []keys.Key {
 	var fresh []keys.Key
-	for _, alg := range keys.Needs(h.now, h.ring, h.policy) {
+	for _, alg := range keys.Needs(h.now, h.ring, h.policy, keys.Evidence{}) {
 		h.made++
 		fresh = append(fresh, keys.Key{ID: fmt.Sprintf("%s-%d", alg, h.made), Alg: alg, Sealed: keys.Sealed("box")})
 	}
@@ -50,7 +50,7 @@ func (h *history) fresh() []keys.Key {
 
 // step makes one round of a keeper.
 func (h *history) step() []keys.Event {
-	next, events := keys.Step(h.now, h.ring, h.fresh(), h.policy)
+	next, events := keys.Step(h.now, h.ring, h.fresh(), h.policy, keys.Evidence{})
 	h.ring, h.events = next, append(h.events, events...)
 	return events
 }
@@ -138,7 +138,7 @@ func TestRotationAfterALongStandstill(t *testing.T) {
 func TestStepWithoutFreshKeys(t *testing.T) {
 	h := newHistory(t, jose.EdDSA)
 	h.settle()
-	h.ring, _ = keys.Step(dawn.Add(h.policy.RotationPeriod), h.ring, nil, h.policy)
+	h.ring, _ = keys.Step(dawn.Add(h.policy.RotationPeriod), h.ring, nil, h.policy, keys.Evidence{})
 	h.want("EdDSA-1:retiring EdDSA-2:signing")
 }
 
@@ -244,7 +244,7 @@ func TestARevokedKeyNeverComesBack(t *testing.T) {
 	h.settle()
 	h.ring, _, _ = keys.Revoke(h.now, h.ring, "EdDSA-2", "stolen")
 	back := []keys.Key{{ID: "EdDSA-2", Alg: jose.EdDSA, Sealed: keys.Sealed("box")}}
-	if _, events := keys.Step(h.now, h.ring, back, h.policy); len(events) != 0 {
+	if _, events := keys.Step(h.now, h.ring, back, h.policy, keys.Evidence{}); len(events) != 0 {
 		t.Errorf("events %v", events)
 	}
 	h.at(10 * 365 * 24 * time.Hour)
@@ -328,8 +328,8 @@ func TestStepIsPure(t *testing.T) {
 	h.settle()
 	before := slices.Clone(h.ring.Keys)
 	later := dawn.Add(h.policy.RotationPeriod)
-	a, _ := keys.Step(later, h.ring, nil, h.policy)
-	b, _ := keys.Step(later, h.ring, nil, h.policy)
+	a, _ := keys.Step(later, h.ring, nil, h.policy, keys.Evidence{})
+	b, _ := keys.Step(later, h.ring, nil, h.policy, keys.Evidence{})
 	for i := range before {
 		if fmt.Sprint(h.ring.Keys[i]) != fmt.Sprint(before[i]) {
 			t.Errorf("Step changed the ring it was given: %v", h.ring.Keys[i])
@@ -352,7 +352,7 @@ func TestDue(t *testing.T) {
 		if !ok {
 			t.Fatal("a ring in use has nothing planned")
 		}
-		if _, events := keys.Step(at.Add(-time.Millisecond), h.ring, nil, h.policy); len(events) != 0 {
+		if _, events := keys.Step(at.Add(-time.Millisecond), h.ring, nil, h.policy, keys.Evidence{}); len(events) != 0 {
 			t.Fatalf("before %v: %v", at, events)
 		}
 		h.now = at

@@ -1,6 +1,9 @@
 package keys
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Store keeps the ring and the history of its changes. Replicas in other
 // processes use the same store; its methods may be called concurrently.
@@ -23,4 +26,20 @@ type Store interface {
 
 	// History returns the newest events, at most limit, the newest first.
 	History(ctx context.Context, limit int) ([]Event, error)
+
+	// Note writes sightings down, each in the place of an older one of the
+	// same verifier; an older one than is stored changes nothing. It doesn't
+	// touch the ring. The store stays bounded: it may forget the verifiers
+	// that were not seen for the longest time.
+	Note(ctx context.Context, sightings []Sighting) error
+
+	// Sightings returns the last of each verifier, by its name.
+	Sightings(ctx context.Context) ([]Sighting, error)
+}
+
+// Clocked is a [Store] whose clock isn't this machine's own.
+type Clocked interface {
+	// LoadAt is Load, with the time by the store's clock at some moment of
+	// the call; the zero Time when the clock is this machine's.
+	LoadAt(ctx context.Context) (Ring, time.Time, error)
 }

@@ -197,8 +197,8 @@ func FuzzStoredRow(f *testing.F) {
 		// A ring that loads can be lived with, whatever times are in it.
 		policy := DefaultPolicy()
 		now := time.UnixMilli(1_770_000_000_000)
-		next, _ := Step(now, ring, nil, policy)
-		Needs(now, next, policy)
+		next, _ := Step(now, ring, nil, policy, Evidence{})
+		Needs(now, next, policy, Evidence{})
 		Due(next, policy)
 		if _, err := renderJWKS(next, policy.JWKSMaxAge); err != nil {
 			t.Fatal(err)

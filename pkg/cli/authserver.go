@@ -30,6 +30,7 @@ type authnFlags struct {
 	RefreshGrace    time.Duration     `default:"10s" env:"URBANDATA_AUTH_REFRESH_GRACE" help:"How long a refresh token that was used already is answered with the current one. (${env})"`
 	RefreshIdle     time.Duration     `default:"168h" env:"URBANDATA_AUTH_REFRESH_IDLE" help:"A session ends when it isn't refreshed for this long. (${env})"`
 	SessionLifetime time.Duration     `default:"2160h" env:"URBANDATA_AUTH_SESSION_LIFETIME" help:"A session ends at this age. (${env})"`
+	accountFlags    `embed:""`
 }
 
 type authserverCmd struct {
@@ -90,6 +91,10 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	if err != nil {
 		return err
 	}
+	accounts, err := f.accounts()
+	if err != nil {
+		return err
+	}
 	policy := keys.DefaultPolicy()
 	policy.TokenLife = f.TokenLife
 	if short := policy.MinRetention() - policy.Retention; short > 0 {
@@ -111,10 +116,16 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	if err != nil {
 		hostname = "unknown"
 	}
-	keeper, err := keys.NewKeeper(keys.NewSQLStore(db.Write), sealer, policy,
-		keys.Options{Name: fmt.Sprintf("%s/%d", hostname, os.Getpid()), Logger: g.log})
+	var keeper *keys.Keeper
+	keeper, err = keys.NewKeeper(keys.NewSQLStore(db.Write), sealer, policy, keys.Options{
+		Name: fmt.Sprintf("%s/%d", hostname, os.Getpid()), Logger: g.log,
+		Probe: probeJWKS(issuer, func() *keys.Keeper { return keeper }),
+	})
 	if err != nil {
 		return err
+	}
+	for _, warning := range policy.Warnings() {
+		g.log.Warn(warning)
 	}
 	if err := keeper.Tick(p.ctx); errors.Is(err, keys.ErrSealed) {
 		return wrongSetting("--sealing-key-file (URBANDATA_SEALING_KEY_FILE)",
@@ -123,6 +134,14 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 		return err
 	}
 	g.background = append(g.background, func(ctx context.Context) error { keeper.Run(ctx); return nil })
+	if db.Kind == database.Postgres {
+		g.background = append(g.background, func(ctx context.Context) error {
+			if err := keys.Listen(ctx, database.PostgresDSN(url), g.log, keeper.Wake); err != nil {
+				g.log.Warn("new signing rings are seen with each tick only", "err", err)
+			}
+			return nil
+		})
+	}
 	registerKeyMetrics(g.metrics, keeper)
 
 	store, err := authserver.NewStore(p.ctx, db.Write, db.Read)
@@ -132,9 +151,7 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	g.closers = append(g.closers, store.Close)
 	server, err := authserver.New(authserver.Options{
 		Issuer: issuer, Keys: keeper, Log: g.log, Metrics: g.metrics, Version: version(),
-		Accounts: authserver.NewAccounts(store, authserver.SessionLimits{
-			Grace: f.RefreshGrace, Idle: f.RefreshIdle, Lifetime: f.SessionLifetime,
-		}, nil),
+		Accounts:  authserver.NewAccounts(store, accounts),
 		Audiences: audiences, SigningAlg: alg, Backdate: f.TokenBackdate, Origins: f.CORSOrigin,
 	})
 	if errors.Is(err, authserver.ErrOptions) {

@@ -64,7 +64,7 @@ func (d *authnDatabase) accounts(p *program, f func(*authserver.Accounts) error)
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	err = f(authserver.NewAccounts(store, authserver.DefaultSessionLimits(), nil))
+	err = f(authserver.NewAccounts(store, authserver.AccountsOptions{}))
 	var field *authserver.FieldError
 	switch {
 	case errors.Is(err, authserver.ErrNoUser):
@@ -175,6 +175,9 @@ func (c *usersListCmd) Run(p *program) error {
 				state := "enabled"
 				if u.Disabled {
 					state = "disabled"
+				}
+				if u.EraseAt != nil {
+					state = "erased " + u.EraseAt.Format(time.DateOnly)
 				}
 				fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", u.ID, u.Email, strings.Trim(fmt.Sprint(u.Roles), "[]"), u.CreatedAt.Format(time.DateOnly), state)
 			}

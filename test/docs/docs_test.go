@@ -230,7 +230,7 @@ func bash(t *testing.T, folder, script string) string {
 // TestCommandsRun pastes the marked blocks of a page, in order, into one
 // shell. An answer that is not 2xx fails its curl.
 func TestCommandsRun(t *testing.T) {
-	for _, page := range []string{"README.md", "docs/api.md"} {
+	for page, result := range map[string]string{"README.md": `"_id"`, "docs/api.md": `"_id"`, "docs/accounts.md": `"last_used_at"`} {
 		t.Run(page, func(t *testing.T) {
 			u := startUp(t)
 			blocks := scripts(read(t, page), "")
@@ -239,8 +239,8 @@ func TestCommandsRun(t *testing.T) {
 			}
 			const strict = "curl() { command curl --fail-with-body --noproxy '*' \"$@\"; }\n"
 			out := bash(t, t.TempDir(), u.here(strict+strings.Join(blocks, "\n")))
-			if !strings.Contains(out, `"_id"`) {
-				t.Errorf("no property came back:\n%s", out)
+			if !strings.Contains(out, result) {
+				t.Errorf("no %s came back:\n%s", result, out)
 			}
 		})
 	}

@@ -158,17 +158,24 @@ func openSQLite(ctx context.Context, path string, durability Durability) (*SQL, 
 	return &SQL{Kind: SQLite, Write: w, Read: r}, nil
 }
 
-func openPostgres(ctx context.Context, rawURL string) (*SQL, error) {
-	if u, err := url.Parse(rawURL); err != nil {
-		return nil, fmt.Errorf("%w: it can't be parsed", ErrURL)
-	} else if !u.Query().Has("sslmode") && os.Getenv("PGSSLMODE") == "" {
-		// lib/pq's default may change between releases: say it.
-		q := u.Query()
-		q.Set("sslmode", "require")
-		u.RawQuery = q.Encode()
-		rawURL = u.String()
+// PostgresDSN is the URL with which OpenSQL connects for a postgres:// URL.
+func PostgresDSN(rawURL string) string {
+	u, err := url.Parse(rawURL)
+	if err != nil || u.Query().Has("sslmode") || os.Getenv("PGSSLMODE") != "" {
+		return rawURL
 	}
-	db, err := sqlx.ConnectContext(ctx, "postgres", rawURL)
+	// lib/pq's default may change between releases: say it.
+	q := u.Query()
+	q.Set("sslmode", "require")
+	u.RawQuery = q.Encode()
+	return u.String()
+}
+
+func openPostgres(ctx context.Context, rawURL string) (*SQL, error) {
+	if _, err := url.Parse(rawURL); err != nil {
+		return nil, fmt.Errorf("%w: it can't be parsed", ErrURL)
+	}
+	db, err := sqlx.ConnectContext(ctx, "postgres", PostgresDSN(rawURL))
 	if err != nil {
 		return nil, fmt.Errorf("connect to PostgreSQL: %w", err)
 	}
