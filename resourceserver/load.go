@@ -24,6 +24,13 @@ type Batch struct {
 	// Once makes the load happen at most one time; nil doesn't.
 	Once *Once
 
+	// Reject is told of each row that can't be stored, and the load goes on
+	// without it; nil has such a row end the load.
+	Reject func(*BatchError)
+
+	// DryRun finds out all that a load would, and stores nothing.
+	DryRun bool
+
 	// Replayable says that Rows can be walked again, and Stored be told
 	// again, so that the store may try anew after a conflict with another
 	// writer.
@@ -222,6 +229,9 @@ func (b *Batch) load(send func(c []Row, first int) error) error {
 	return flush()
 }
 
+// plain reports whether the key's index may be left to find duplicates.
+func (b *Batch) plain() bool { return b.OnDuplicate == FailDuplicate && b.Reject == nil }
+
 // decide applies a chunk's rows to what is known, which has every _id that
 // the database has, and tells of them. What is changed is then to be written.
 func (b *Batch) decide(rows []Row, first int, have map[string]*known, l *Loaded) error {
@@ -234,7 +244,12 @@ func (b *Batch) decide(rows []Row, first int, have map[string]*known, l *Loaded)
 		}
 		what, err := b.apply(k, r)
 		if err != nil {
-			return &BatchError{ID: r.ID, Ordinal: first + i, Err: err}
+			bad := &BatchError{ID: r.ID, Ordinal: first + i, Err: err}
+			if b.Reject == nil {
+				return bad
+			}
+			b.Reject(bad)
+			continue
 		}
 		l[what]++
 		if b.Stored != nil {

@@ -122,11 +122,14 @@ func (s *Mongo) load(ctx context.Context, b Batch) (l Loaded, err error) {
 		return l, err
 	}
 	send := func(rows []Row, first int) error { return s.write(tx, &b, rows, first, &l) }
-	if b.OnDuplicate == FailDuplicate {
+	if b.plain() {
 		send = func(rows []Row, first int) error { return s.insertAll(tx, &b, rows, first, &l) }
 	}
 	if err := b.load(send); err != nil {
 		return l, err
+	}
+	if b.DryRun {
+		return l, nil // EndSession ends the transaction
 	}
 	if err := s.last(tx, b.Once); err != nil {
 		return l, err
