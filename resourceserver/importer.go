@@ -199,8 +199,8 @@ type rowReader struct {
 	rejects  *csv.Writer
 
 	// Where the last inmuebles were in the file, by their number modulo
-	// importBatch: a store tells of a bad one that late.
-	places [importBatch]placed
+	// lookBack: a store tells of a bad one that late.
+	places [lookBack]placed
 	made   int // inmuebles so far
 	first  int // of them before the present batch
 
@@ -297,7 +297,7 @@ func (r *rowReader) next() (Row, error) {
 				return Row{}, ErrBadRows
 			}
 		default:
-			at := &r.places[r.made%importBatch]
+			at := &r.places[r.made%lookBack]
 			at.line = line
 			if r.opts.SkipBad {
 				at.row = r.lines.row()
@@ -381,7 +381,7 @@ func (r *rowReader) bad(at placed, wrong ValidationError) {
 
 // reject tells of a row that the store can't take.
 func (r *rowReader) reject(e *BatchError) {
-	at := r.places[(r.first+e.Ordinal)%importBatch]
+	at := r.places[(r.first+e.Ordinal)%lookBack]
 	var wrong ValidationError
 	switch {
 	case errors.As(e.Err, &wrong):

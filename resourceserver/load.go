@@ -35,6 +35,8 @@ type Batch struct {
 	// again, so that the store may try anew after a conflict with another
 	// writer.
 	Replayable bool
+
+	large bool // a store's own: there are more rows than a transaction takes
 }
 
 // Row is one inmueble of a batch. A row that only some fields were given for
@@ -78,7 +80,7 @@ func (l Loaded) Rows() int { return l[Inserted] + l[Changed] + l[Unchanged] + l[
 // a new inmueble needs.
 type BatchError struct {
 	ID      string
-	Ordinal int // of the row, from 0; less than importBatch behind the last one taken
+	Ordinal int // of the row, from 0; less than lookBack behind the last one taken
 	Err     error
 }
 
@@ -88,6 +90,9 @@ const (
 	importBatch = 1000
 	loadBytes   = 2 << 20
 )
+
+// lookBack is how many rows a store may have taken and not yet judged.
+const lookBack = maxTransaction + 2*importBatch
 
 // Error names the _id.
 func (e *BatchError) Error() string { return fmt.Sprintf("%v: %q", e.Err, e.ID) }
@@ -162,8 +167,9 @@ type known struct {
 	m        Inmueble
 	exists   bool
 	readable bool
-	stored   bool // in the database, before the rows that haven't been sent
-	changed  bool // by rows that haven't been sent
+	stored   bool   // in the database, before the rows that haven't been sent
+	changed  bool   // by rows that haven't been sent
+	raw      []byte // MongoDB: what is stored, byte for byte
 }
 
 // apply decides what a row does to what is known of its _id. It is all the
@@ -173,7 +179,7 @@ func (b *Batch) apply(k *known, r *Row) (Outcome, error) {
 		if bad := r.given.missing(1); bad != nil {
 			return 0, bad
 		}
-		*k = known{m: r.Inmueble, exists: true, readable: true, stored: k.stored, changed: true}
+		k.m, k.exists, k.readable, k.changed = r.Inmueble, true, true, true
 		return Inserted, nil
 	}
 	switch {

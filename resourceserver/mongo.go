@@ -22,6 +22,8 @@ import (
 type Mongo struct {
 	inmuebles *mongo.Collection
 	once      *mongo.Collection // answers by idempotency key
+	loads     *mongo.Collection // large loads that are under way, or whose process died
+	undo      *mongo.Collection // documents as they were before a large load changed them
 
 	expiry atomic.Bool // the index is there by which the server removes them
 }
@@ -31,7 +33,7 @@ var _ Store = (*Mongo)(nil)
 // NewMongo makes a store on db. It needs no schema and no index but that of
 // the _id.
 func NewMongo(db *mongo.Database) *Mongo {
-	return &Mongo{inmuebles: db.Collection("inmuebles"), once: db.Collection("idempotency")}
+	return &Mongo{inmuebles: db.Collection("inmuebles"), once: db.Collection("idempotency"), loads: db.Collection("loads"), undo: db.Collection("loads_undo")}
 }
 
 // Get reads one document by its key.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -107,7 +108,15 @@ func (c *importCmd) Run(p *program) (err error) {
 // open opens the file and tells its size, or -1.
 func (c *importCmd) open(p *program) (io.ReadCloser, int64, error) {
 	if c.File == "-" {
-		return io.NopCloser(p.stdin), -1, nil
+		// A read from a pipe ends when its writer likes: an interrupt must not
+		// wait for that.
+		r, w := io.Pipe()
+		go func() {
+			_, err := io.Copy(w, p.stdin)
+			_ = w.CloseWithError(err)
+		}()
+		context.AfterFunc(p.ctx, func() { _ = r.CloseWithError(p.ctx.Err()) })
+		return r, -1, nil
 	}
 	f, err := os.Open(c.File)
 	if err != nil {
