@@ -111,7 +111,7 @@ func (e RowError) String() string {
 //
 // The delimiter is a comma, a semicolon or a tab, as the header has it. An
 // empty value, null and none, in any case, are null; a backslash before one
-// makes it text. A number may have a decimal comma. A column may be missing
+// makes it text, and one before an id keeps it as it is. A number may have a decimal comma. A column may be missing
 // where its field may, and where rows are only to be merged. Columns of other
 // names are ignored, and reported.
 //

@@ -63,6 +63,11 @@ func (f *field) appendJSON(b []byte, m *Inmueble) []byte {
 	b = append(b, '"')
 	b = append(b, f.name...)
 	b = append(b, '"', ':')
+	return f.appendValue(b, m)
+}
+
+// appendValue appends the field's value as JSON.
+func (f *field) appendValue(b []byte, m *Inmueble) []byte {
 	switch p := f.at(m).(type) {
 	case *string:
 		return appendText(b, *p)

@@ -76,11 +76,13 @@ func columnNamed(name string) column {
 func (r *rowReader) parseCSV(record []string) (row Row, wrong ValidationError, skip bool) {
 	m := &row.Inmueble
 	var got seen
+	empty := false // the other_id is to be empty
 	for i, c := range r.columns {
 		text := record[i]
 		if c.first < 0 || isNull(text) {
 			continue
 		}
+		empty = empty || c.first == 1 && text == `\`
 		var reason string
 		if c.first != c.last {
 			reason = setCoordinates(m, text, r.opts.SwapXY)
@@ -94,7 +96,7 @@ func (r *rowReader) parseCSV(record []string) (row Row, wrong ValidationError, s
 			got.mark(f)
 		}
 	}
-	if m.OtherID == "" && r.have&(1<<1) != 0 {
+	if m.OtherID == "" && !empty && r.have&(1<<1) != 0 {
 		return Row{}, nil, true
 	}
 	row.given = r.have // what is null in the file is to be null
@@ -210,12 +212,19 @@ func (f *field) parse(m *Inmueble, text string) string {
 		}
 		return f.setBool(m, v)
 	case *string:
-		text = unescapeNull(text)
 		switch f.name {
-		case "_id":
-			text = strings.TrimSpace(text)
-		case "other_id":
-			text = strings.Map(keepAlphanumeric, text)
+		case "_id", "other_id":
+			literal, ok := strings.CutPrefix(text, `\`)
+			switch {
+			case ok:
+				text = literal
+			case f.name == "_id":
+				text = strings.TrimSpace(text)
+			default:
+				text = strings.Map(keepAlphanumeric, text)
+			}
+		default:
+			text = unescapeNull(text)
 		}
 		return f.setText(m, text)
 	}
