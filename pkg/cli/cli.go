@@ -50,6 +50,8 @@ type commands struct {
 	Resourceserver resourceserverCmd `cmd:"" help:"Run inmuebles: the properties API."`
 	Migrate        migrateCmd        `cmd:"" help:"Bring the databases up to date and exit."`
 	Import         importCmd         `cmd:"" help:"Load inmuebles from a CSV or NDJSON file."`
+	Export         exportCmd         `cmd:"" help:"Write all inmuebles as CSV, NDJSON, JSON or GeoJSON."`
+	Seed           seedCmd           `cmd:"" help:"Store made-up inmuebles, to try things out."`
 	Users          usersCmd          `cmd:"" help:"Create, list and disable users; set a password."`
 	Keys           keysCmd           `cmd:"" help:"Look at the signing keys."`
 	Token          tokenCmd          `cmd:"" help:"Look into an access token."`

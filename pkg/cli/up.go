@@ -23,6 +23,7 @@ type upCmd struct {
 	Issuer         string     `placeholder:"URL" env:"URBANDATA_AUTH_ISSUER" help:"The iss of tokens; from --auth-listen if not set. (${env})"`
 	MetricsListen  string     `default:"127.0.0.1:9000" placeholder:"ADDRESS" env:"URBANDATA_METRICS_LISTEN" help:"Where to serve /metrics and /debug/pprof; off for nowhere. (${env}, ${default})"`
 	Drain          drainFlags `embed:"" prefix:"drain-"`
+	Demo           bool       `env:"URBANDATA_DEMO" help:"Store 500 made-up inmuebles to try things out, unless they are there. (${env})"`
 	authnFlags     `embed:""`
 	inmueblesFlags `embed:""`
 }
@@ -61,6 +62,11 @@ func (c *upCmd) Run(p *program, l *logging) error {
 	}
 	err = g.addAuthn(p, &c.authnFlags, c.Issuer, authFile(c.DataDir), sealer, auth, c.Drain)
 	if err == nil {
+		if c.Demo {
+			err = seedDemo(p.ctx, apiFile(c.DataDir))
+		}
+	}
+	if err == nil {
 		err = g.addInmuebles(p, verify.Options{
 			Issuer: c.Issuer, Audience: authserver.InmueblesAudience, JWKSURL: authURL + jwksPath, Logger: log,
 		}, &c.inmueblesFlags, apiFile(c.DataDir), api, c.Drain, c.CORSOrigin)
@@ -70,6 +76,18 @@ func (c *upCmd) Run(p *program, l *logging) error {
 	}
 	c.banner(p, authURL, apiURL, g.debug)
 	return g.run(p.ctx)
+}
+
+// demoSize is how many inmuebles --demo makes up.
+const demoSize = 500
+
+func seedDemo(ctx context.Context, url string) error {
+	store, closer, err := openInmuebles(ctx, url)
+	if err != nil {
+		return err
+	}
+	_, err = seed(ctx, store, 1, demoSize, "")
+	return errors.Join(err, closer())
 }
 
 // localURL is how a listener is reached from this machine.
