@@ -117,7 +117,9 @@ func TestVectors(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
-	deep := func(n int) string { return strings.Repeat("and(", n-1) + "listing_type.eq.1" + strings.Repeat(")", n-1) }
+	deep := func(n int) string {
+		return strings.Repeat("and(", n-1) + "listing_type.eq.1" + strings.Repeat(")", n-1)
+	}
 	for _, tt := range []struct {
 		name, parameter, value, want string
 	}{
