@@ -1,8 +1,10 @@
 package resourceserver
 
 import (
+	"context"
 	"database/sql/driver"
 	"fmt"
+	"iter"
 	"time"
 
 	"modernc.org/sqlite"
@@ -58,6 +60,42 @@ var filterFields = func() query.Fields {
 	}
 	return all
 }()
+
+// byID is the order of the _id.
+var byID = func() query.Order {
+	order, err := query.ParseOrder(filterFields, "")
+	if err != nil { // a constant
+		panic(err)
+	}
+	return order
+}()
+
+// Every yields every inmueble that q asks for, a page at a time whatever its
+// Limit, and tells of those that can't be read. It meets whatever was there
+// all the time.
+func Every(ctx context.Context, s Store, q Query, unreadable func(Unreadable)) iter.Seq2[Inmueble, error] {
+	return func(yield func(Inmueble, error) bool) {
+		for q.Limit = maxLimit; ; {
+			page, err := s.Find(ctx, q)
+			if err != nil {
+				yield(Inmueble{}, err)
+				return
+			}
+			for i := range page.Items {
+				if !yield(page.Items[i], nil) {
+					return
+				}
+			}
+			for _, u := range page.Unreadable {
+				unreadable(u)
+			}
+			if !page.More {
+				return
+			}
+			q.After, q.Skip = page.After, page.Skip
+		}
+	}
+}
 
 // aboutDates reports whether the query looks at the key of a date.
 func (q *Query) aboutDates() bool {

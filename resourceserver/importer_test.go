@@ -140,8 +140,8 @@ func TestImportHeader(t *testing.T) {
 		"a column twice":    {strings.Replace(header, "title", "date", 1), "date and date are the same"},
 		"coordinates twice": {strings.Replace(header, "title", "x_coord", 1), "coordinates and x_coord are the same"},
 		"two keys":          {"_id," + header, "_id and id_uda are the same"},
-		"a broken quote":    {`"id`, `"`},
-		"semicolons":        {strings.ReplaceAll(header, ",", ";"), "lacks"},
+		"a broken quote":    {`"id`, "never closed"},
+		"another delimiter": {strings.ReplaceAll(header, ",", "|"), "lacks"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			report, err := Import(t.Context(), brokenStore{errors.New("must not be asked")}, strings.NewReader(tt.file), asImporter)
@@ -259,7 +259,7 @@ func TestImportReader(t *testing.T) {
 	}
 	long := header + row() + `u2,"` + strings.Repeat("x", 2*maxRow) + "\n"
 	_, err = Import(t.Context(), store, strings.NewReader(long), asImporter)
-	wantErr(t, err, errLongRow)
+	wantErr(t, err, ErrBadRows)
 	_, err = Import(t.Context(), store, strings.NewReader(strings.Repeat("x", maxRow+1)), asImporter)
 	wantErr(t, err, errLongRow)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -82,6 +82,7 @@ func (f *field) appendJSON(b []byte, m *Inmueble) []byte {
 	return f.appendValue(b, m)
 }
 
+// appendValue appends the field's value as JSON.
 func (f *field) appendValue(b []byte, m *Inmueble) []byte {
 	switch p := f.at(m).(type) {
 	case *string:
@@ -133,7 +134,7 @@ func appendTime(b []byte, t time.Time) []byte {
 // a *json.SemanticError that points at its member and wraps [ErrInvalid].
 func (m *Inmueble) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
 	*m = Inmueble{}
-	_, bad, err := m.readJSON(dec, false)
+	_, bad, err := m.readJSON(dec, jsonReading{})
 	if err == nil && bad != nil {
 		err = &json.SemanticError{JSONPointer: jsontext.Pointer("/" + bad[0].Field), Err: bad}
 	}
@@ -149,7 +150,7 @@ type storedJSON struct {
 }
 
 func (s *storedJSON) UnmarshalJSONFrom(dec *jsontext.Decoder) (err error) {
-	s.got, s.bad, err = s.m.readJSON(dec, false)
+	s.got, s.bad, err = s.m.readJSON(dec, jsonReading{})
 	return err
 }
 
@@ -167,10 +168,15 @@ func (m *Inmueble) parseStored(id string, doc []byte) error {
 	return m.Validate()
 }
 
+// jsonReading says how readJSON reads.
+type jsonReading struct {
+	nullDefault bool              // null stands for the default of a member that has one
+	unknown     func(name string) // is told of members that are skipped; nil isn't
+}
+
 // readJSON reads one object. The error is the decoder's; bad lists the
-// members whose values don't fit. Where nullDefault is true, null stands for
-// the default of a member that has one.
-func (m *Inmueble) readJSON(dec *jsontext.Decoder, nullDefault bool) (got seen, bad ValidationError, err error) {
+// members whose values don't fit.
+func (m *Inmueble) readJSON(dec *jsontext.Decoder, how jsonReading) (got seen, bad ValidationError, err error) {
 	open, err := dec.ReadToken()
 	if err != nil {
 		return 0, nil, err
@@ -185,13 +191,16 @@ func (m *Inmueble) readJSON(dec *jsontext.Decoder, nullDefault bool) (got seen, 
 		}
 		i, known := fieldIndex[name.String()]
 		if !known {
+			if how.unknown != nil {
+				how.unknown(name.String())
+			}
 			if err := dec.SkipValue(); err != nil {
 				return 0, nil, err
 			}
 			continue
 		}
 		f := &fields[i]
-		if nullDefault && !f.required && dec.PeekKind() == 'n' {
+		if how.nullDefault && !f.required && dec.PeekKind() == 'n' {
 			if err := dec.SkipValue(); err != nil {
 				return 0, nil, err
 			}

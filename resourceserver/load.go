@@ -24,10 +24,19 @@ type Batch struct {
 	// Once makes the load happen at most one time; nil doesn't.
 	Once *Once
 
+	// Reject is told of each row that can't be stored, and the load goes on
+	// without it; nil has such a row end the load.
+	Reject func(*BatchError)
+
+	// DryRun finds out all that a load would, and stores nothing.
+	DryRun bool
+
 	// Replayable says that Rows can be walked again, and Stored be told
 	// again, so that the store may try anew after a conflict with another
 	// writer.
 	Replayable bool
+
+	large bool // a store's own: there are more rows than a transaction takes
 }
 
 // Row is one inmueble of a batch. A row that only some fields were given for
@@ -71,7 +80,7 @@ func (l Loaded) Rows() int { return l[Inserted] + l[Changed] + l[Unchanged] + l[
 // a new inmueble needs.
 type BatchError struct {
 	ID      string
-	Ordinal int // of the row, from 0; less than importBatch behind the last one taken
+	Ordinal int // of the row, from 0; less than lookBack behind the last one taken
 	Err     error
 }
 
@@ -81,6 +90,9 @@ const (
 	importBatch = 1000
 	loadBytes   = 2 << 20
 )
+
+// lookBack is how many rows a store may have taken and not yet judged.
+const lookBack = maxTransaction + 2*importBatch
 
 // Error names the _id.
 func (e *BatchError) Error() string { return fmt.Sprintf("%v: %q", e.Err, e.ID) }
@@ -155,8 +167,9 @@ type known struct {
 	m        Inmueble
 	exists   bool
 	readable bool
-	stored   bool // in the database, before the rows that haven't been sent
-	changed  bool // by rows that haven't been sent
+	stored   bool   // in the database, before the rows that haven't been sent
+	changed  bool   // by rows that haven't been sent
+	raw      []byte // MongoDB: what is stored, byte for byte
 }
 
 // apply decides what a row does to what is known of its _id. It is all the
@@ -166,7 +179,7 @@ func (b *Batch) apply(k *known, r *Row) (Outcome, error) {
 		if bad := r.given.missing(1); bad != nil {
 			return 0, bad
 		}
-		*k = known{m: r.Inmueble, exists: true, readable: true, stored: k.stored, changed: true}
+		k.m, k.exists, k.readable, k.changed = r.Inmueble, true, true, true
 		return Inserted, nil
 	}
 	switch {
@@ -222,6 +235,9 @@ func (b *Batch) load(send func(c []Row, first int) error) error {
 	return flush()
 }
 
+// plain reports whether the key's index may be left to find duplicates.
+func (b *Batch) plain() bool { return b.OnDuplicate == FailDuplicate && b.Reject == nil }
+
 // decide applies a chunk's rows to what is known, which has every _id that
 // the database has, and tells of them. What is changed is then to be written.
 func (b *Batch) decide(rows []Row, first int, have map[string]*known, l *Loaded) error {
@@ -234,7 +250,12 @@ func (b *Batch) decide(rows []Row, first int, have map[string]*known, l *Loaded)
 		}
 		what, err := b.apply(k, r)
 		if err != nil {
-			return &BatchError{ID: r.ID, Ordinal: first + i, Err: err}
+			bad := &BatchError{ID: r.ID, Ordinal: first + i, Err: err}
+			if b.Reject == nil {
+				return bad
+			}
+			b.Reject(bad)
+			continue
 		}
 		l[what]++
 		if b.Stored != nil {

@@ -22,6 +22,8 @@ import (
 type Mongo struct {
 	inmuebles *mongo.Collection
 	once      *mongo.Collection // answers by idempotency key
+	loads     *mongo.Collection // large loads that are under way, or whose process died
+	undo      *mongo.Collection // documents as they were before a large load changed them
 	settings  *mongo.Collection // what the servers on this database share
 
 	swept  atomic.Int64 // Unix time in ns of the last look for dates without a key
@@ -32,7 +34,10 @@ var _ Store = (*Mongo)(nil)
 
 // NewMongo makes a store on db. [Mongo.Prepare] makes its indexes.
 func NewMongo(db *mongo.Database) *Mongo {
-	return &Mongo{inmuebles: db.Collection("inmuebles"), once: db.Collection("idempotency"), settings: db.Collection("settings")}
+	return &Mongo{
+		inmuebles: db.Collection("inmuebles"), once: db.Collection("idempotency"), settings: db.Collection("settings"),
+		loads: db.Collection("loads"), undo: db.Collection("loads_undo"),
+	}
 }
 
 // Get reads one document by its key.

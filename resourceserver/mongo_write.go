@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 
 	"go.mongodb.org/mongo-driver/bson"
 	"go.mongodb.org/mongo-driver/bson/primitive"
@@ -48,12 +49,8 @@ func (s *Mongo) change(ctx context.Context, id string, by By, next func(current 
 		if err != nil {
 			return Inmueble{}, err
 		}
-		asRead := bson.D{
-			{Key: "_id", Value: id},
-			{Key: "$expr", Value: bson.D{{Key: "$eq", Value: bson.A{"$$ROOT", bson.D{{Key: "$literal", Value: doc}}}}}},
-		}
 		if m == nil {
-			result, err := s.inmuebles.DeleteOne(ctx, asRead)
+			result, err := s.inmuebles.DeleteOne(ctx, asRead(id, doc))
 			if err != nil {
 				return Inmueble{}, mongoError("delete", err)
 			}
@@ -66,7 +63,7 @@ func (s *Mongo) change(ctx context.Context, id string, by By, next func(current 
 		if same {
 			return stored, nil
 		}
-		result, err := s.inmuebles.ReplaceOne(ctx, asRead, bson.Raw(stored.appendBSON(nil)))
+		result, err := s.inmuebles.ReplaceOne(ctx, asRead(id, doc), bson.Raw(stored.appendBSON(nil)))
 		if err != nil {
 			return Inmueble{}, mongoError("replace", err)
 		}
@@ -80,17 +77,30 @@ func (s *Mongo) change(ctx context.Context, id string, by By, next func(current 
 // writers.
 const loadAttempts = 8
 
-// Load is one transaction, sent in batches. MongoDB ends a transaction after
-// transactionLifetimeLimitSeconds, a minute unless set: that bounds the size
-// of what can be loaded at once.
+// Load is one transaction while that can be: MongoDB keeps all of one in its
+// cache, and ends it after a minute. Larger ones are in mongo_load.go.
 func (s *Mongo) Load(ctx context.Context, b Batch) (l Loaded, err error) {
 	if b.Once != nil {
 		if err := s.expire(ctx); err != nil {
 			return Loaded{}, err
 		}
 	}
+	if !b.Replayable {
+		rows, stop := iter.Pull2(b.Rows)
+		defer stop()
+		if b.Rows, b.large, err = takeUpTo(maxTransaction, rows); err != nil {
+			return Loaded{}, err
+		}
+		if b.DryRun {
+			return s.loadDry(ctx, b)
+		}
+		if b.large {
+			return s.loadLarge(ctx, b)
+		}
+		b.Replayable = b.Reject == nil && b.Stored == nil // they are in memory now
+	}
 	for range loadAttempts {
-		l, err = s.load(ctx, b)
+		l, err = s.loadAtOnce(ctx, b)
 		if err == nil || !b.Replayable || !isTransient(err) || errors.Is(err, ErrInProgress) || ctx.Err() != nil {
 			break
 		}
@@ -108,7 +118,8 @@ func isTransient(err error) bool {
 	return ok && labeled.HasErrorLabel("TransientTransactionError")
 }
 
-func (s *Mongo) load(ctx context.Context, b Batch) (l Loaded, err error) {
+// loadAtOnce is one transaction.
+func (s *Mongo) loadAtOnce(ctx context.Context, b Batch) (l Loaded, err error) {
 	session, err := s.inmuebles.Database().Client().StartSession()
 	if err != nil {
 		return l, mongoError("begin", err)
@@ -121,12 +132,12 @@ func (s *Mongo) load(ctx context.Context, b Batch) (l Loaded, err error) {
 	if err := s.first(tx, b.Once); err != nil {
 		return l, err
 	}
-	send := func(rows []Row, first int) error { return s.write(tx, &b, rows, first, &l) }
-	if b.OnDuplicate == FailDuplicate {
-		send = func(rows []Row, first int) error { return s.insertAll(tx, &b, rows, first, &l) }
-	}
-	if err := b.load(send); err != nil {
+	// The transaction fails if another one changes any of it meanwhile.
+	if err := b.load(func(rows []Row, first int) error { return s.send(tx, &b, rows, first, &l, nil) }); err != nil {
 		return l, err
+	}
+	if b.DryRun {
+		return l, nil // EndSession ends the transaction
 	}
 	if err := s.last(tx, b.Once); err != nil {
 		return l, err
@@ -134,16 +145,67 @@ func (s *Mongo) load(ctx context.Context, b Batch) (l Loaded, err error) {
 	return l, s.commit(tx, session)
 }
 
+// send stores a chunk of a batch. mark is that of a large load, or nil in a
+// transaction.
+func (s *Mongo) send(ctx context.Context, b *Batch, rows []Row, first int, l *Loaded, mark *loadMark) error {
+	if b.plain() {
+		return s.insertAll(ctx, b, rows, first, l, mark)
+	}
+	have, err := s.known(ctx, s.inmuebles, rows)
+	if err != nil {
+		return err
+	}
+	if err := b.decide(rows, first, have, l); err != nil {
+		return err
+	}
+	var fresh, before []any
+	var changed []mongo.WriteModel
+	for id, k := range have {
+		switch {
+		case !k.changed:
+		case k.stored:
+			filter := bson.D{{Key: "_id", Value: id}}
+			if mark != nil {
+				filter = asRead(id, k.raw)
+				before = append(before, mark.before(id, k.raw))
+			}
+			changed = append(changed, mongo.NewReplaceOneModel().SetFilter(filter).SetReplacement(mark.on(k.m.appendBSON(nil))))
+		default:
+			fresh = append(fresh, mark.on(k.m.appendBSON(nil)))
+		}
+	}
+	if before != nil {
+		if _, err := s.undo.InsertMany(ctx, before, options.InsertMany().SetOrdered(false)); err != nil {
+			return mongoError("keep what was", err)
+		}
+	}
+	if fresh != nil {
+		if _, err := s.inmuebles.InsertMany(ctx, fresh); err != nil {
+			return mongoError("insert", err)
+		}
+	}
+	if changed != nil {
+		result, err := s.inmuebles.BulkWrite(ctx, changed, options.BulkWrite().SetOrdered(false))
+		if err != nil {
+			return mongoError("write", err)
+		}
+		if result.MatchedCount != int64(len(changed)) {
+			return fmt.Errorf("%w: another writer changed what was being loaded", ErrUnavailable)
+		}
+	}
+	return nil
+}
+
 // insertAll leaves it to the key's index to find duplicates.
-func (s *Mongo) insertAll(tx mongo.SessionContext, b *Batch, rows []Row, first int, l *Loaded) error {
+func (s *Mongo) insertAll(ctx context.Context, b *Batch, rows []Row, first int, l *Loaded, mark *loadMark) error {
 	docs := make([]any, len(rows))
 	for i := range rows {
 		if bad := rows[i].given.missing(1); bad != nil {
 			return &BatchError{ID: rows[i].ID, Ordinal: first + i, Err: bad}
 		}
-		docs[i] = bson.Raw(rows[i].appendBSON(nil))
+		docs[i] = mark.on(rows[i].appendBSON(nil))
 	}
-	_, err := s.inmuebles.InsertMany(tx, docs)
+	_, err := s.inmuebles.InsertMany(ctx, docs)
 	if at, taken := takenAt(err); taken {
 		return &BatchError{ID: rows[at].ID, Ordinal: first + at, Err: ErrDuplicate}
 	}
@@ -159,52 +221,34 @@ func (s *Mongo) insertAll(tx mongo.SessionContext, b *Batch, rows []Row, first i
 	return nil
 }
 
-// write reads what there is of a batch's _ids, decides, and writes. The
-// transaction fails if another one changes any of it meanwhile.
-func (s *Mongo) write(tx mongo.SessionContext, b *Batch, rows []Row, first int, l *Loaded) error {
+// known reads what a collection has of a chunk's _ids.
+func (s *Mongo) known(ctx context.Context, c *mongo.Collection, rows []Row) (map[string]*known, error) {
 	ids := make([]string, len(rows))
 	for i := range rows {
 		ids[i] = rows[i].ID
 	}
-	cursor, err := s.inmuebles.Find(tx, bson.D{{Key: "_id", Value: bson.D{{Key: "$in", Value: ids}}}},
-		options.Find().SetBatchSize(importBatch+1))
+	cursor, err := c.Find(ctx, bson.D{{Key: "_id", Value: bson.D{{Key: "$in", Value: ids}}}}, options.Find().SetBatchSize(importBatch+1))
 	if err != nil {
-		return mongoError("read", err)
+		return nil, mongoError("read", err)
 	}
 	have := make(map[string]*known, len(rows))
-	for cursor.Next(tx) {
-		m, id, err := parseBSON(cursor.Current)
-		have[id] = &known{m: m, exists: true, stored: true, readable: err == nil}
+	for cursor.Next(ctx) {
+		raw := bytes.Clone(cursor.Current)
+		m, id, err := parseBSON(raw)
+		have[id] = &known{m: m, exists: true, stored: true, readable: err == nil, raw: raw}
 	}
-	if err := errors.Join(cursor.Err(), cursor.Close(tx)); err != nil {
-		return mongoError("read", err)
+	if err := errors.Join(cursor.Err(), cursor.Close(context.WithoutCancel(ctx))); err != nil {
+		return nil, mongoError("read", err)
 	}
-	if err := b.decide(rows, first, have, l); err != nil {
-		return err
+	return have, nil
+}
+
+// asRead finds a document only if it is still what was read.
+func asRead(id string, raw []byte) bson.D {
+	return bson.D{
+		{Key: "_id", Value: id},
+		{Key: "$expr", Value: bson.D{{Key: "$eq", Value: bson.A{"$$ROOT", bson.D{{Key: "$literal", Value: bson.Raw(raw)}}}}}},
 	}
-	var fresh []any
-	var changed []mongo.WriteModel
-	for id, k := range have {
-		switch {
-		case !k.changed:
-		case k.stored:
-			changed = append(changed, mongo.NewReplaceOneModel().
-				SetFilter(bson.D{{Key: "_id", Value: id}}).SetReplacement(bson.Raw(k.m.appendBSON(nil))))
-		default:
-			fresh = append(fresh, bson.Raw(k.m.appendBSON(nil)))
-		}
-	}
-	if fresh != nil {
-		if _, err := s.inmuebles.InsertMany(tx, fresh); err != nil {
-			return mongoError("insert", err)
-		}
-	}
-	if changed != nil {
-		if _, err := s.inmuebles.BulkWrite(tx, changed, options.BulkWrite().SetOrdered(false)); err != nil {
-			return mongoError("write", err)
-		}
-	}
-	return nil
 }
 
 // answered is a document of the collection idempotency.

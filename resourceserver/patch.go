@@ -53,7 +53,7 @@ func partial() *huma.Schema {
 // UnmarshalJSONFrom reads the members that are there.
 func (p *patch) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
 	p.Inmueble = Inmueble{}
-	got, bad, err := p.readJSON(dec, true)
+	got, bad, err := p.readJSON(dec, jsonReading{nullDefault: true})
 	p.given = got
 	if err == nil && bad != nil {
 		err = &json.SemanticError{JSONPointer: jsontext.Pointer("/" + bad[0].Field), Err: bad}

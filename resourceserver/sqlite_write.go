@@ -108,7 +108,7 @@ func (s *SQLite) Load(ctx context.Context, b Batch) (l Loaded, err error) {
 		}
 		insert, known := tx.StmtxContext(ctx, s.insert), tx.StmtxContext(ctx, s.known)
 		err := b.load(func(rows []Row, first int) error {
-			if b.OnDuplicate == FailDuplicate {
+			if b.plain() {
 				return s.insertAll(ctx, insert, &b, rows, first, &l)
 			}
 			ids := make([]string, len(rows))
@@ -147,9 +147,12 @@ func (s *SQLite) Load(ctx context.Context, b Batch) (l Loaded, err error) {
 		if err != nil {
 			return err
 		}
+		if b.DryRun {
+			return errDryRun
+		}
 		return s.last(ctx, tx, b.Once)
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, errDryRun) {
 		return Loaded{}, err
 	}
 	return l, nil

@@ -78,7 +78,9 @@ type Store interface {
 	// Load stores all rows of a batch or, when they yield an error or one of
 	// them can't be stored, nothing: see [Batch]. It takes the rows one by
 	// one and keeps a bounded number of them; it stops taking them once it
-	// can't succeed.
+	// can't succeed. A load of more rows than the database can take in one
+	// transaction is seen while it is under way, and is undone if it fails;
+	// if its process dies, by the next one that works on the database.
 	Load(ctx context.Context, b Batch) (Loaded, error)
 
 	// Check returns an error while the store can't serve reads.

@@ -116,6 +116,7 @@ func TestStore(t *testing.T) {
 		{"concurrent updates", conformRaceUpdate},
 		{"load", conformLoad},
 		{"load once", conformOnce},
+		{"large loads", conformLargeLoad},
 		{"concurrent inserts", conformRaceInsert},
 		{"concurrent replaces", conformRaceReplace},
 		{"concurrent deletes", conformRaceDelete},

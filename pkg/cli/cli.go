@@ -49,7 +49,7 @@ type commands struct {
 	Authserver     authserverCmd     `cmd:"" help:"Run authn: users, sessions, tokens and keys."`
 	Resourceserver resourceserverCmd `cmd:"" help:"Run inmuebles: the properties API."`
 	Migrate        migrateCmd        `cmd:"" help:"Bring the databases up to date and exit."`
-	Import         importCmd         `cmd:"" help:"Load inmuebles from a CSV file: all of it or nothing."`
+	Import         importCmd         `cmd:"" help:"Load inmuebles from a CSV or NDJSON file."`
 	Users          usersCmd          `cmd:"" help:"Create, list and disable users; set a password."`
 	Keys           keysCmd           `cmd:"" help:"Look at the signing keys."`
 	Token          tokenCmd          `cmd:"" help:"Look into an access token."`

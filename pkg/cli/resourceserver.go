@@ -114,6 +114,9 @@ func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, ur
 		return err
 	}
 	g.background = append(g.background, verifier.Run)
+	if m, ok := store.(*resourceserver.Mongo); ok {
+		g.background = append(g.background, m.Run)
+	}
 	g.serve("inmuebles", l, server, server.Health, drain)
 	return nil
 }
