@@ -78,26 +78,7 @@ func Export(w io.Writer, f Format, docs iter.Seq2[Inmueble, error]) (n int, err 
 // tells of those that can't be read. It meets whatever was there all the
 // time.
 func All(ctx context.Context, s Store, unreadable func(Unreadable)) iter.Seq2[Inmueble, error] {
-	return func(yield func(Inmueble, error) bool) {
-		for after := ""; ; {
-			page, err := s.List(ctx, after, maxLimit)
-			if err != nil {
-				yield(Inmueble{}, err)
-				return
-			}
-			for _, m := range page.Items {
-				if !yield(m, nil) {
-					return
-				}
-			}
-			for _, u := range page.Unreadable {
-				unreadable(u)
-			}
-			if after = page.Next; after == "" {
-				return
-			}
-		}
-	}
+	return Every(ctx, s, Query{Order: byID}, unreadable)
 }
 
 // csvColumns are those of the original's files, by the fields that they hold.

@@ -122,7 +122,7 @@ func TestImportColumns(t *testing.T) {
 	if report.Stored != 1 || report.MadeIDs != 1 || !slices.Equal(report.UnknownColumns, []string{"surface"}) {
 		t.Errorf("report %+v", report)
 	}
-	page, err := store.List(t.Context(), "", 1)
+	page, err := list(t.Context(), store, "", 1)
 	must(t, err)
 	want := imported(page.Items[0].ID)
 	want.ConstructionType, want.DateDiff, want.Description, want.BoundaryID, want.Title = nil, 0, "", nil, ""
@@ -421,23 +421,6 @@ func FuzzParseBSON(f *testing.F) {
 		again, _, err := parseBSON(m.appendBSON(nil))
 		must(t, err)
 		wantSame(t, again, m)
-	})
-}
-
-// FuzzCursor: a cursor is refused, or is the one that its _id makes.
-func FuzzCursor(f *testing.F) {
-	f.Add(encodeCursor("a"))
-	f.Add("AWF")
-	f.Add("AX0\r")
-	f.Fuzz(func(t *testing.T, cursor string) {
-		after, err := decodeCursor(cursor)
-		if err != nil {
-			wantErr(t, err, errCursor)
-			return
-		}
-		if after == "" || encodeCursor(after) != cursor {
-			t.Errorf("%q is %q, which is %q", cursor, after, encodeCursor(after))
-		}
 	})
 }
 

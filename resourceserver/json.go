@@ -9,6 +9,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/urbandata/urbandata/resourceserver/query"
 )
 
 // timeLayout is RFC 3339 with the milliseconds that the stores keep, always
@@ -55,8 +57,22 @@ func (m *Inmueble) appendStored(b []byte) []byte {
 		}
 		empty = false
 		b = f.appendJSON(b, m)
+		if f.isDate() {
+			b = appendDateKey(b, f.name, *f.at(m).(*string))
+		}
 	}
 	return append(b, '}')
+}
+
+// appendDateKey appends the member by which a date compares, unless that is
+// the date itself.
+func appendDateKey(b []byte, name, date string) []byte {
+	key := query.DateKey(date)
+	if key == date {
+		return b
+	}
+	b = append(b, `,"`+name+keySuffix+`":`...)
+	return appendText(b, key)
 }
 
 func (f *field) appendJSON(b []byte, m *Inmueble) []byte {

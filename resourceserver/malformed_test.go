@@ -198,7 +198,7 @@ func TestMalformed(t *testing.T) {
 		"DELETE of all":     func(c *client) answer { return c.do("DELETE", "/inmuebles", "") },
 		"a path below":      func(c *client) answer { return c.do("GET", "/inmuebles/a/b", "") },
 		"a doubled slash":   func(c *client) answer { return c.do("DELETE", "/inmuebles//", "") },
-		"an unknown filter": func(c *client) answer { return c.do("GET", "/inmuebles?title=x", "") },
+		"an unknown filter": func(c *client) answer { return c.do("GET", "/inmuebles?surface=x", "") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			asked := *c

@@ -24,16 +24,20 @@ type Mongo struct {
 	once      *mongo.Collection // answers by idempotency key
 	loads     *mongo.Collection // large loads that are under way, or whose process died
 	undo      *mongo.Collection // documents as they were before a large load changed them
+	settings  *mongo.Collection // what the servers on this database share
 
-	expiry atomic.Bool // the index is there by which the server removes them
+	swept  atomic.Int64 // Unix time in ns of the last look for dates without a key
+	expiry atomic.Bool  // the index is there by which the server removes them
 }
 
 var _ Store = (*Mongo)(nil)
 
-// NewMongo makes a store on db. It needs no schema and no index but that of
-// the _id.
+// NewMongo makes a store on db. [Mongo.Prepare] makes its indexes.
 func NewMongo(db *mongo.Database) *Mongo {
-	return &Mongo{inmuebles: db.Collection("inmuebles"), once: db.Collection("idempotency"), loads: db.Collection("loads"), undo: db.Collection("loads_undo")}
+	return &Mongo{
+		inmuebles: db.Collection("inmuebles"), once: db.Collection("idempotency"), settings: db.Collection("settings"),
+		loads: db.Collection("loads"), undo: db.Collection("loads_undo"),
+	}
 }
 
 // Get reads one document by its key.
@@ -50,39 +54,6 @@ func (s *Mongo) Get(ctx context.Context, id string) (Inmueble, error) {
 		return Inmueble{}, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
 	return m, nil
-}
-
-// List asks for one document more than wanted, to learn whether there is a
-// next page, and for all in one batch: the server's first batch is of 101 and
-// a second one costs a round trip. $gt compares text with text alone.
-func (s *Mongo) List(ctx context.Context, after string, limit int) (page Page, err error) {
-	// With the batch as large as the limit the server would keep the cursor
-	// open, to be closed in a second trip: it is one larger.
-	cursor, err := s.inmuebles.Find(ctx, bson.D{{Key: "_id", Value: bson.D{{Key: "$gt", Value: after}}}},
-		options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)+1).SetBatchSize(int32(limit)+2)) //nolint:gosec // a page is small
-	if err != nil {
-		return Page{}, mongoError("list", err)
-	}
-	defer func() { _ = cursor.Close(context.WithoutCancel(ctx)) }()
-	var last string
-	for n, size := 0, 0; cursor.Next(ctx); n++ {
-		if n == limit || size >= maxPageBytes {
-			page.Next = last
-			break
-		}
-		size += len(cursor.Current)
-		m, id, err := parseBSON(cursor.Current)
-		last = id
-		if err != nil {
-			page.Unreadable = append(page.Unreadable, Unreadable{id, err})
-			continue
-		}
-		page.Items = append(page.Items, m)
-	}
-	if err := cursor.Err(); err != nil {
-		return Page{}, mongoError("list", err)
-	}
-	return page, nil
 }
 
 // Insert adds one document.
@@ -156,6 +127,9 @@ func replacePipeline(m *Inmueble) mongo.Pipeline {
 		fresh = append(fresh, bson.E{Key: f.name, Value: literal(value)})
 		// 1 equals 1.0, as it does in JSON, and true equals neither.
 		same = append(same, D{{Key: "$eq", Value: A{path, literal(value)}}})
+	}
+	for _, k := range m.dateKeys() {
+		fresh = append(fresh, bson.E{Key: k[0], Value: literal(k[1])})
 	}
 	fresh = append(fresh,
 		bson.E{Key: nameOwner, Value: keptIf(typeIs("$"+nameOwner, "string"), "$"+nameOwner)},

@@ -95,6 +95,8 @@ func TestMongoStored(t *testing.T) {
 		{Key: "y_coord", Value: 40.4168},
 		{Key: "listing_type", Value: int32(10)},
 		{Key: "date", Value: "2021-03-02"},
+		{Key: "date_key", Value: "2021-03-02"},
+		{Key: "date_in_key", Value: "2021-03-01"},
 		{Key: "owner", Value: "alice"},
 		{Key: "created_at", Value: primitive.NewDateTimeFromTime(dawn)},
 		{Key: "updated_at", Value: primitive.NewDateTimeFromTime(dawn)},
@@ -127,7 +129,7 @@ func TestMongoOneTrip(t *testing.T) {
 		mu.Lock()
 		commands = nil
 		mu.Unlock()
-		page, err := s.List(t.Context(), "", limit)
+		page, err := list(t.Context(), s, "", limit)
 		must(t, err)
 		mu.Lock()
 		if len(page.Items) != limit || !slices.Equal(commands, []string{"find"}) {

@@ -7,7 +7,14 @@ import "strings"
 type prefer struct {
 	ret        string // minimal, representation or ""
 	resolution string // merge-duplicates, ignore-duplicates or ""
+	count      string // exact, estimated or ""
 }
+
+// The counts that can be asked for; PostgREST's planned is estimated here.
+const (
+	countExact     = "exact"
+	countEstimated = "estimated"
+)
 
 // parsePrefer reads the field. Of a preference that is given twice the first
 // counts.
@@ -24,6 +31,13 @@ func parsePrefer(header string) (p prefer) {
 		case "resolution":
 			if p.resolution == "" && (value == "merge-duplicates" || value == "ignore-duplicates") {
 				p.resolution = value
+			}
+		case "count":
+			switch {
+			case p.count == "" && value == countExact:
+				p.count = countExact
+			case p.count == "" && (value == countEstimated || value == "planned"):
+				p.count = countEstimated
 			}
 		}
 	}

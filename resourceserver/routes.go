@@ -5,7 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -40,6 +40,7 @@ func (s *Server) routes(a *web.API) {
 	route(a, http.MethodPut, pathOne, write, s.replace, 200, one, "replace-inmueble", "Replace all of an inmueble")
 	route(a, http.MethodPatch, pathOne, write, s.patch, 200, one, "patch-inmueble", "Change some members of an inmueble")
 	route(a, http.MethodDelete, pathOne, write, s.delete, 204, nil, "delete-inmueble", "Delete an inmueble")
+	documentList(a)
 	documentWrites(a, one, many)
 }
 
@@ -58,6 +59,12 @@ func route[I, O any](a *web.API, method, path, scope string, handler func(contex
 	}
 	if path == pathOne {
 		op.Errors = append(op.Errors, http.StatusNotFound)
+	}
+	switch {
+	case method == http.MethodGet && path == pathAll:
+		op.Parameters, op.SkipValidateParams = listParameters(), true // readListing does
+		op.Errors = slices.DeleteFunc(op.Errors, func(status int) bool { return status == http.StatusUnprocessableEntity })
+		op.Errors = append(op.Errors, http.StatusNotAcceptable, http.StatusRequestedRangeNotSatisfiable)
 	}
 	switch method {
 	case http.MethodPost:
@@ -80,7 +87,14 @@ func route[I, O any](a *web.API, method, path, scope string, handler func(contex
 
 func pageSchema(r huma.Registry) *huma.Schema {
 	most := maxLimit
-	return &huma.Schema{Type: huma.TypeArray, Items: answerSchema(r), MaxItems: &most}
+	return &huma.Schema{Type: huma.TypeArray, Items: selectedSchema(r), MaxItems: &most}
+}
+
+// selectedSchema is an inmueble, or what select makes of it.
+func selectedSchema(r huma.Registry) *huma.Schema {
+	return &huma.Schema{AnyOf: []*huma.Schema{answerSchema(r), {
+		Type: huma.TypeObject, Description: "The members that select asks for, under the names that it gives them",
+	}}}
 }
 
 // Answers are rendered by AppendJSON and sent as they are.
@@ -90,66 +104,11 @@ type (
 		ETag   string `header:"ETag" doc:"Strong entity tag of the inmueble, for If-None-Match and If-Match (RFC 9110)"`
 		Body   any
 	}
-
-	listOutput struct {
-		Link string `header:"Link" doc:"RFC 8288: rel=first, and rel=next unless this is the last page"`
-		Body jsontext.Value
-	}
 )
 
 type getInput struct {
 	ID          string `path:"id" doc:"The inmueble's _id, percent-encoded" example:"65f1c0ffee65f1c0ffee65f1"`
 	IfNoneMatch string `header:"If-None-Match" doc:"Entity tags that the client holds: 304 when the inmueble still has one of them (RFC 9110)"`
-}
-
-const maxLimit = 1000
-
-type listInput struct {
-	Limit  int    `query:"limit" default:"100" minimum:"1" maximum:"1000" doc:"Documents a page holds at most; it may hold fewer and still have a next"`
-	Cursor string `query:"cursor" doc:"Opaque, from the Link header of the page before"`
-}
-
-func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
-	var after string
-	if in.Cursor != "" {
-		var err error
-		if after, err = decodeCursor(in.Cursor); err != nil {
-			return nil, web.Invalid(web.AtParameter("cursor", "is not one from a Link header of this API"))
-		}
-	}
-	page, err := s.store.List(ctx, after, in.Limit)
-	if err != nil {
-		return nil, s.problem(ctx, "", err)
-	}
-	for _, u := range page.Unreadable {
-		s.leftOut(ctx, u.ID)
-	}
-	const typical = 700 // bytes of an inmueble
-	body := append(make([]byte, 0, 2+len(page.Items)*typical), '[')
-	for i := range page.Items {
-		if i > 0 {
-			body = append(body, ',')
-		}
-		body = page.Items[i].AppendJSON(body)
-	}
-	return &listOutput{Link: links(in.Limit, page.Next), Body: append(body, ']')}, nil
-}
-
-// links is the Link header of a page. The targets are relative to the origin,
-// which only the outermost proxy knows for sure.
-func links(limit int, next string) string {
-	to := func(rel, cursor string) string {
-		q := url.Values{"limit": {strconv.Itoa(limit)}}
-		if cursor != "" {
-			q.Set("cursor", cursor)
-		}
-		return "<" + pathAll + "?" + q.Encode() + `>; rel="` + rel + `"`
-	}
-	first := to("first", "")
-	if next == "" {
-		return first
-	}
-	return first + ", " + to("next", encodeCursor(next))
 }
 
 func (s *Server) get(ctx context.Context, in *getInput) (*oneOutput, error) {

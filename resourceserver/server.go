@@ -68,6 +68,11 @@ type Options struct {
 	// that nobody overwrites what they haven't seen.
 	RequireIfMatch bool
 
+	// CursorKey authenticates the cursors of lists. Servers behind one address
+	// need the same: the one that their database keeps. Nil makes one that
+	// dies with the process, and with it the cursors that are out.
+	CursorKey []byte
+
 	Log     *slog.Logger          // nil logs nothing
 	Metrics prometheus.Registerer // nil keeps none
 	Now     func() time.Time      // time.Now unless given
@@ -86,6 +91,7 @@ type Server struct {
 	metrics  *metrics
 	handler  http.Handler
 
+	cursorKey      []byte
 	requireIfMatch bool
 	schemas        huma.Registry // of the API's document, by which bodies are checked
 	inFlight       sync.Map      // idempotency keys of requests being worked on
@@ -114,8 +120,12 @@ func New(o Options) (*Server, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.CursorKey == nil {
+		o.CursorKey = newCursorKey()
+	}
 	s := &Server{
-		store: o.Store, verifier: o.Verifier, realm: o.Realm, log: o.Log, now: o.Now,
+		cursorKey: o.CursorKey,
+		store:     o.Store, verifier: o.Verifier, realm: o.Realm, log: o.Log, now: o.Now,
 		requireIfMatch: o.RequireIfMatch,
 		metrics:        newMetrics(o.Metrics, o.Verifier),
 		Health: web.NewHealth(
@@ -123,7 +133,7 @@ func New(o Options) (*Server, error) {
 			web.Check{Name: "keys", Func: func(context.Context) error { return o.Verifier.Check() }},
 		),
 	}
-	api := web.NewAPI(web.Info{Title: "inmuebles", Version: o.Version, Description: description})
+	api := web.NewAPI(web.Info{Title: "inmuebles", Version: o.Version, Description: description, PostgREST: true})
 	s.schemas = api.Huma.OpenAPI().Components.Schemas
 	api.Guard(s.authenticate(api))
 	s.routes(api)

@@ -20,6 +20,7 @@ import (
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/verify"
 	"github.com/urbandata/urbandata/pkg/verify/verifytest"
+	"github.com/urbandata/urbandata/resourceserver/query"
 )
 
 var objectID = regexp.MustCompile(`^[0-9a-f]{24}$`)
@@ -251,7 +252,7 @@ func TestPages(t *testing.T) {
 				{"Limit=1", "Limit"},
 				{"page=2", "page"},
 			} {
-				p := decode[problem](c.do("GET", "/inmuebles?"+tt.query, "").want(422))
+				p := decode[problem](c.do("GET", "/inmuebles?"+tt.query, "").want(400))
 				if len(p.Errors) != 1 || p.Errors[0].Parameter != tt.parameter {
 					t.Errorf("%.40s: %+v, want parameter %s", tt.query, p, tt.parameter)
 				}
@@ -373,9 +374,10 @@ func TestTokens(t *testing.T) {
 // brokenStore fails every call with err.
 type brokenStore struct{ err error }
 
-func (b brokenStore) Get(context.Context, string) (Inmueble, error)   { return Inmueble{}, b.err }
-func (b brokenStore) List(context.Context, string, int) (Page, error) { return Page{}, b.err }
-func (b brokenStore) Insert(context.Context, Inmueble) error          { return b.err }
+func (b brokenStore) Get(context.Context, string) (Inmueble, error)       { return Inmueble{}, b.err }
+func (b brokenStore) Find(context.Context, Query) (Page, error)           { return Page{}, b.err }
+func (b brokenStore) Count(context.Context, query.Node, int) (int, error) { return 0, b.err }
+func (b brokenStore) Insert(context.Context, Inmueble) error              { return b.err }
 func (b brokenStore) Replace(context.Context, Inmueble, By) (Inmueble, error) {
 	return Inmueble{}, b.err
 }

@@ -17,9 +17,10 @@ import (
 // itself.
 type SQLite struct {
 	write *sqlx.DB
+	finds *statements // of Find and Count
 
 	// Prepared once: parsing SQL costs as much as a read by key.
-	get, list, check             *sqlx.Stmt
+	get, check                   *sqlx.Stmt
 	insert, replace, remove, has *sqlx.Stmt
 	current, overwrite, known    *sqlx.Stmt
 	once, keepOnce, sweepOnce    *sqlx.Stmt
@@ -37,14 +38,13 @@ const sqliteBy = `(?2 OR (owner = ?3 AND owner <> ''))`
 // may be the same pool; write must have a single connection. [SQLite.Close]
 // releases the statements, not the pools.
 func NewSQLite(ctx context.Context, write, read *sqlx.DB) (*SQLite, error) {
-	s := &SQLite{write: write}
+	s := &SQLite{write: write, finds: newStatements(read)}
 	for _, p := range []struct {
 		stmt  **sqlx.Stmt
 		db    *sqlx.DB
 		query string
 	}{
 		{&s.get, read, `SELECT ` + sqliteColumns + ` FROM inmuebles WHERE id = ?`},
-		{&s.list, read, `SELECT ` + sqliteColumns + ` FROM inmuebles WHERE id > ? ORDER BY id LIMIT ?`},
 		{&s.check, read, `SELECT count(*) FROM (SELECT 1 FROM inmuebles LIMIT 1)`},
 		{&s.insert, write, `INSERT INTO inmuebles (` + sqliteColumns + `) VALUES (?, ?, ?, ?, ?)`},
 		// The right-hand sides see the row as it was.
@@ -66,14 +66,17 @@ func NewSQLite(ctx context.Context, write, read *sqlx.DB) (*SQLite, error) {
 		}
 		*p.stmt = stmt
 	}
+	if err := s.sweep(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
 	return s, nil
 }
 
 // Close releases the prepared statements.
 func (s *SQLite) Close() error {
-	var errs []error
+	errs := []error{s.finds.close()}
 	for _, stmt := range []*sqlx.Stmt{
-		s.get, s.list, s.check, s.insert, s.replace, s.remove, s.has,
+		s.get, s.check, s.insert, s.replace, s.remove, s.has,
 		s.current, s.overwrite, s.known, s.once, s.keepOnce, s.sweepOnce,
 	} {
 		if stmt != nil {
@@ -85,56 +88,21 @@ func (s *SQLite) Close() error {
 
 // Get reads one row by its key.
 func (s *SQLite) Get(ctx context.Context, id string) (Inmueble, error) {
-	page, err := s.page(ctx, 1, s.get, id)
-	switch {
-	case err != nil:
+	rows, err := s.get.QueryxContext(ctx, id)
+	if err != nil {
+		return Inmueble{}, sqliteError(ctx, "read", err)
+	}
+	var page Page
+	if err := readRows(ctx, rows, &page, &Query{Limit: 1}, nil); err != nil {
 		return Inmueble{}, err
+	}
+	switch {
 	case len(page.Unreadable) > 0:
 		return Inmueble{}, fmt.Errorf("%w: %w", ErrUnreadable, page.Unreadable[0].Err)
 	case len(page.Items) == 0:
 		return Inmueble{}, ErrNotFound
 	}
 	return page.Items[0], nil
-}
-
-// List asks for one row more than wanted, to learn whether there is a next
-// page.
-func (s *SQLite) List(ctx context.Context, after string, limit int) (Page, error) {
-	return s.page(ctx, limit, s.list, after, limit+1)
-}
-
-// page reads at most limit rows, or as many as make a page full.
-func (s *SQLite) page(ctx context.Context, limit int, stmt *sqlx.Stmt, args ...any) (Page, error) {
-	rows, err := stmt.QueryxContext(ctx, args...)
-	if err != nil {
-		return Page{}, sqliteError(ctx, "read", err)
-	}
-	defer func() { _ = rows.Close() }() // an error of reading is rows.Err's
-	var page Page
-	var last string
-	for n, size := 0, 0; rows.Next(); n++ {
-		if n == limit || size >= maxPageBytes {
-			page.Next = last
-			break
-		}
-		var m Inmueble
-		var created, updated sql.NullInt64
-		var document sql.RawBytes // valid until the next row
-		if err := rows.Scan(&last, &m.Owner, &created, &updated, &document); err != nil {
-			return Page{}, sqliteError(ctx, "read", err)
-		}
-		size += len(document)
-		if err := m.parseStored(last, document); err != nil {
-			page.Unreadable = append(page.Unreadable, Unreadable{last, err})
-			continue
-		}
-		m.CreatedAt, m.UpdatedAt = fromMilli(created), fromMilli(updated)
-		page.Items = append(page.Items, m)
-	}
-	if err := rows.Err(); err != nil {
-		return Page{}, sqliteError(ctx, "read", err)
-	}
-	return page, nil
 }
 
 // Insert adds one row.

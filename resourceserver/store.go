@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+
+	"github.com/urbandata/urbandata/resourceserver/query"
 )
 
 // What a store answers with, wrapped. Anything else is a failure that no
@@ -38,11 +40,17 @@ type Store interface {
 	// Get returns one inmueble, or ErrNotFound or ErrUnreadable.
 	Get(ctx context.Context, id string) (Inmueble, error)
 
-	// List returns what follows the _id after, in the order of the _id's
-	// UTF-8 bytes, from at most limit documents, and from fewer once they
-	// have maxPageBytes; after "" it starts at the first. A walk from page to page meets every document that was there all
-	// the time exactly once, whatever others insert and delete meanwhile.
-	List(ctx context.Context, after string, limit int) (Page, error)
+	// Find returns a page: the first of the documents that q asks for, from at
+	// most q.Limit of them, and from fewer once they have maxPageBytes. A walk
+	// from page to page meets every document that was there all the time, and
+	// whose place in the order didn't change, exactly once, whatever others
+	// insert and delete meanwhile. A page costs the same at any depth where an
+	// index has the order.
+	Find(ctx context.Context, q Query) (Page, error)
+
+	// Count returns how many documents where is true of, unreadable ones too.
+	// It stops counting at most, unless that is 0.
+	Count(ctx context.Context, where query.Node, most int) (int, error)
 
 	// Insert stores a new inmueble, or returns ErrDuplicate.
 	Insert(ctx context.Context, m Inmueble) error
@@ -84,13 +92,31 @@ type Store interface {
 // MongoDB's (16 MiB).
 const maxPageBytes = 4 << 20
 
-// Page is a part of the list.
+// Query asks for a page.
+type Query struct {
+	Where query.Node
+	Order query.Order // its last key is the _id
+	Limit int
+
+	// Where the page begins: behind the document with these keys, or at the
+	// first if they are nil; and Skip documents further on.
+	After []any
+	Skip  int
+}
+
+// Page is a part of what a query asks for.
 type Page struct {
 	Items []Inmueble
 
-	// Next is the after of the next page, "" when there is none. A page may
-	// hold fewer items than asked for, or none, and still have a next.
-	Next string
+	// More is whether there are documents behind the page, and After and Skip
+	// are then those of its Query. A page may hold fewer items than asked for,
+	// or none, and there are still more.
+	More  bool
+	After []any
+	Skip  int
+
+	// First has the keys of the page's first document.
+	First []any
 
 	// Unreadable lists the documents that were left out.
 	Unreadable []Unreadable

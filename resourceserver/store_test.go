@@ -66,7 +66,7 @@ func insert(t testing.TB, s Store, ids ...string) {
 func walk(t testing.TB, s Store, limit int) (ids, unreadable []string) {
 	t.Helper()
 	for after := ""; ; {
-		page, err := s.List(t.Context(), after, limit)
+		page, err := list(t.Context(), s, after, limit)
 		must(t, err)
 		if n := len(page.Items) + len(page.Unreadable); n > limit || n == 0 && page.Next != "" {
 			t.Fatalf("a page of %d after %q, limit %d, next %q", n, after, limit, page.Next)
@@ -151,7 +151,7 @@ func conformRoundTrip(t *testing.T, s Store, _ spoiler) {
 		must(t, err)
 		wantSame(t, got, m)
 	}
-	page, err := s.List(t.Context(), "", 10)
+	page, err := list(t.Context(), s, "", 10)
 	must(t, err)
 	for i, m := range []Inmueble{bare, full, zeros} {
 		wantSame(t, page.Items[i], m)
@@ -338,17 +338,17 @@ func conformPages(t *testing.T, s Store, _ spoiler) {
 		ids, _ := walk(t, s, limit)
 		wantIDs(t, ids, want...)
 	}
-	page, err := s.List(t.Context(), "a", 2)
+	page, err := list(t.Context(), s, "a", 2)
 	must(t, err)
 	if page.Next != "a/b" {
 		t.Errorf("next is %q", page.Next)
 	}
-	page, err = s.List(t.Context(), "\U0010FFFF", 2)
+	page, err = list(t.Context(), s, "\U0010FFFF", 2)
 	must(t, err)
 	if len(page.Items) != 0 || page.Next != "" {
 		t.Errorf("after the last: %d items, next %q", len(page.Items), page.Next)
 	}
-	if page, err = s.List(t.Context(), "", len(want)); err != nil || page.Next != "" {
+	if page, err = list(t.Context(), s, "", len(want)); err != nil || page.Next != "" {
 		t.Errorf("a page that holds all has a next: %q, %v", page.Next, err)
 	}
 }
@@ -357,7 +357,7 @@ func conformWalk(t *testing.T, s Store, _ spoiler) {
 	insert(t, s, "b", "d", "f", "h", "j")
 	var ids []string
 	for after, n := "", 0; ; n++ {
-		page, err := s.List(t.Context(), after, 2)
+		page, err := list(t.Context(), s, after, 2)
 		must(t, err)
 		for _, m := range page.Items {
 			ids = append(ids, m.ID)
@@ -387,7 +387,7 @@ func conformLarge(t *testing.T, s Store, _ spoiler) {
 		}
 	})
 	must(t, err)
-	page, err := s.List(t.Context(), "", 1000)
+	page, err := list(t.Context(), s, "", 1000)
 	must(t, err)
 	if n := len(page.Items); n*size > maxPageBytes+2*size || n*size < maxPageBytes-2*size || page.Next == "" {
 		t.Errorf("a page of %d large documents, next %q", n, page.Next)
@@ -638,7 +638,7 @@ func conformContext(t *testing.T, s Store, _ spoiler) {
 	wantErr(t, s.Insert(ctx, sample("a")), context.Canceled)
 	_, err := s.Get(ctx, "a")
 	wantErr(t, err, context.Canceled)
-	_, err = s.List(ctx, "", 1)
+	_, err = list(ctx, s, "", 1)
 	wantErr(t, err, context.Canceled)
 	_, err = importInto(ctx, s, docsOf(3, nil))
 	wantErr(t, err, context.Canceled)

@@ -74,8 +74,10 @@ func TestParsePrefer(t *testing.T) {
 		"return=minimal":               {ret: "minimal"},
 		`Return = "representation"; x`: {ret: "representation"},
 		"respond-async, return=minimal, return=representation":     {ret: "minimal"},
-		"resolution=merge-duplicates,return=representation":        {"representation", "merge-duplicates"},
-		"resolution=ignore-duplicates, resolution=other, return=x": {"", "ignore-duplicates"},
+		"resolution=merge-duplicates,return=representation":        {ret: "representation", resolution: "merge-duplicates"},
+		"resolution=ignore-duplicates, resolution=other, return=x": {resolution: "ignore-duplicates"},
+		"count=exact, count=planned":                               {count: "exact"},
+		"count=planned":                                            {count: "estimated"},
 	} {
 		if got := parsePrefer(header); got != want {
 			t.Errorf("%q: %+v, want %+v", header, got, want)

@@ -102,9 +102,13 @@ func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, ur
 		return err
 	}
 	g.closers = append(g.closers, closer)
+	cursorKey, err := store.CursorKey(p.ctx)
+	if err != nil {
+		return err
+	}
 	server, err := resourceserver.New(resourceserver.Options{
 		Store: store, Verifier: verifier, Log: g.log, Metrics: g.metrics, Version: version(), Origins: origins,
-		RequireIfMatch: f.RequireIfMatch,
+		RequireIfMatch: f.RequireIfMatch, CursorKey: cursorKey,
 	})
 	if err != nil {
 		return err
@@ -117,14 +121,25 @@ func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, ur
 	return nil
 }
 
+// inmueblesStore is a store with the secret that its servers share.
+type inmueblesStore interface {
+	resourceserver.Store
+	CursorKey(ctx context.Context) ([]byte, error)
+}
+
 // openInmuebles opens the store that a URL names, migrated.
-func openInmuebles(ctx context.Context, url string) (resourceserver.Store, func() error, error) {
+func openInmuebles(ctx context.Context, url string) (inmueblesStore, func() error, error) {
 	if kind, err := database.KindOf(url); err == nil && kind == database.MongoDB {
 		db, err := database.OpenMongo(ctx, url)
 		if err != nil {
 			return nil, nil, apiSetting.wrong(err)
 		}
-		return resourceserver.NewMongo(db), func() error { return db.Client().Disconnect(context.WithoutCancel(ctx)) }, nil
+		store := resourceserver.NewMongo(db)
+		disconnect := func() error { return db.Client().Disconnect(context.WithoutCancel(ctx)) }
+		if err := store.Prepare(ctx); err != nil {
+			return nil, nil, errors.Join(err, disconnect())
+		}
+		return store, disconnect, nil
 	}
 	db, err := database.OpenSQL(ctx, url, database.Normal)
 	if err != nil {

@@ -30,6 +30,9 @@ func ParseOrder(fields Fields, text string) (Order, error) {
 			if f == nil {
 				return fail("names a field that doesn't exist", "the fields are those of an inmueble")
 			}
+			if f.Long {
+				return fail("names a field that is too long to order by", "")
+			}
 			k := Key{Field: f}
 			words = words[1:]
 			if len(words) > 0 && (words[0] == "asc" || words[0] == "desc") {

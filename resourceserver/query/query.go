@@ -63,7 +63,8 @@ type Field struct {
 	Name     string
 	Kind     Kind
 	Nullable bool
-	Default  any // what a document that lacks it has; nil where there is no such thing
+	Long     bool // too long to be a key of an order
+	Default  any  // what a document that lacks it has; nil where there is no such thing
 
 	Column string // SQL: an expression that is never missing a default
 	Path   string // MongoDB: the element, which may be missing when it has its default
