@@ -21,6 +21,21 @@ func TestDemo(t *testing.T) {
 	}
 }
 
+// TestExportFilter: the API's filters.
+func TestExportFilter(t *testing.T) {
+	url := apiFile(t.TempDir())
+	if err := seedDemo(t.Context(), url); err != nil {
+		t.Fatal(err)
+	}
+	p := newProgram(t, map[string]string{envAPIDatabase: url}, "export", "--filter", "listing_type=2&order=date.desc")
+	if code := run(p.program); code != exitOK {
+		t.Fatalf("exit code %d: %s", code, p.err)
+	}
+	if n := strings.Count(p.out.String(), "\n") - 1; n < 100 || n > 300 {
+		t.Errorf("%d of %d are for rent", n, demoSize)
+	}
+}
+
 // TestImportSettings: values that mean nothing are refused by name.
 func TestImportSettings(t *testing.T) {
 	env := map[string]string{envAPIDatabase: apiFile(t.TempDir())}
@@ -31,6 +46,7 @@ func TestImportSettings(t *testing.T) {
 		{"import", "--rejects", filepath.Join(t.TempDir(), "none", "x"), "-"},
 		{"import", filepath.Join(t.TempDir(), "none.csv")},
 		{"seed", "0"},
+		{"export", "--filter", "surface=1"},
 	} {
 		if p := newProgram(t, env, args...); run(p.program) != exitSetting {
 			t.Errorf("%q: %s", args, p.err)

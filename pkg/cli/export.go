@@ -18,13 +18,15 @@ type exportCmd struct {
 	File   string `arg:"" optional:"" default:"-" placeholder:"FILE" help:"Where to write, or - for standard output. A name that ends in .gz or .zst is packed."`
 	Format string `default:"auto" enum:"auto,json,ndjson,csv,geojson" placeholder:"auto" help:"json, ndjson, csv or geojson; by the file's name if not set, else csv."`
 
+	Filter string `placeholder:"QUERY" help:"Which, and in which order, as in the query string of the API's list: listing_type=1&order=date.desc."`
+
 	inmueblesDatabase `embed:""`
 }
 
 // Help is shown by --help.
 func (*exportCmd) Help() string {
 	return `
-All inmuebles in the order of their _id. CSV has the columns of the original's files. What is exported as CSV or NDJSON, "urbandata import" reads again to the same documents. A file appears under its name only when it is complete.`
+All inmuebles in the order of their _id, or those that --filter asks for. CSV has the columns of the original's files. What is exported as CSV or NDJSON, "urbandata import" reads again to the same documents. A file appears under its name only when it is complete.`
 }
 
 // Run writes the file and says on standard error how many inmuebles it has.
@@ -32,6 +34,10 @@ func (c *exportCmd) Run(p *program) (err error) {
 	url, err := c.url(p)
 	if err != nil {
 		return err
+	}
+	query, err := resourceserver.ParseQuery(c.Filter)
+	if err != nil {
+		return wrongSetting("--filter", "%s", strings.TrimPrefix(err.Error(), "resourceserver: "))
 	}
 	packing := filepath.Ext(c.File)
 	if packing != ".gz" && packing != ".zst" {
@@ -44,7 +50,7 @@ func (c *exportCmd) Run(p *program) (err error) {
 	}
 	defer func() { err = errors.Join(err, closer()) }()
 	left, n := 0, 0
-	docs := resourceserver.All(p.ctx, store, func(resourceserver.Unreadable) { left++ })
+	docs := resourceserver.Every(p.ctx, store, query, func(resourceserver.Unreadable) { left++ })
 	write := func(w io.Writer) error {
 		packed, err := packer(w, packing)
 		if err != nil {
