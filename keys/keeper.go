@@ -288,6 +288,7 @@ func (k *Keeper) load(ctx context.Context, begun time.Time) (Ring, error) {
 	// The store looked at its clock at some moment of the query; only what
 	// lies outside is certain.
 	var off time.Duration
+	begun = begun.Truncate(time.Millisecond) // as the store does
 	switch ended := k.clock(); {
 	case stored.Before(begun):
 		off = begun.Sub(stored)
