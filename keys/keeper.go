@@ -405,9 +405,11 @@ func (k *Keeper) view(ctx context.Context, ring Ring) (*view, error) {
 		if err != nil {
 			return nil, err
 		}
-		if key.State == Signing {
-			v.signers[key.Alg] = newSigner(key, private, k.random)
+		if key.State != Signing {
+			erase(private) // it opens, which is all that was to be known
+			continue
 		}
+		v.signers[key.Alg] = newSigner(key, private, k.random)
 	}
 	var err error
 	v.jwks, err = renderJWKS(ring, k.policy.JWKSMaxAge)

@@ -62,7 +62,7 @@ func NewSQLStore(db *sqlx.DB) *SQLStore {
 			FROM signing_key_events ORDER BY version DESC, seq DESC LIMIT ?`),
 		note: db.Rebind(`INSERT INTO verifier_sightings (verifier, etag, kids, seen_at) VALUES (?, ?, ?, ?)
 			ON CONFLICT (verifier) DO UPDATE SET etag = excluded.etag, kids = excluded.kids, seen_at = excluded.seen_at
-			WHERE verifier_sightings.seen_at < excluded.seen_at`),
+			WHERE verifier_sightings.seen_at <= excluded.seen_at`),
 		prune: db.Rebind(`DELETE FROM verifier_sightings WHERE seen_at < ? OR verifier NOT IN
 			(SELECT verifier FROM verifier_sightings ORDER BY seen_at DESC, verifier LIMIT ?)`),
 		sightings: `SELECT verifier, etag, kids, seen_at FROM verifier_sightings ORDER BY verifier`,

@@ -5,6 +5,8 @@ package thirdparty
 import (
 	"bytes"
 	"context"
+	"crypto"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"io"
@@ -30,6 +32,44 @@ type issuer struct {
 	url     string
 	process *process
 	keeper  *keys.Keeper
+	sealer  *wiretap
+}
+
+// wiretap is a sealer that keeps the private halves that it opens: the test
+// signs what no signer of package keys would.
+type wiretap struct {
+	keys.Sealer
+	opened []crypto.Signer
+}
+
+// Open does so.
+func (w *wiretap) Open(ctx context.Context, id string, box, identity []byte) ([]byte, error) {
+	der, err := w.Sealer.Open(ctx, id, box, identity)
+	if err != nil {
+		return nil, err
+	}
+	private, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return nil, err
+	}
+	w.opened = append(w.opened, private.(crypto.Signer))
+	return der, nil
+}
+
+// private is the private half of the key that signs now for an algorithm.
+func (i *issuer) private(alg jose.SignatureAlgorithm) (private crypto.Signer, kid string) {
+	i.t.Helper()
+	signer, err := i.keeper.Signer(alg)
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	for _, private := range i.sealer.opened {
+		if private.Public().(interface{ Equal(crypto.PublicKey) bool }).Equal(signer.Public()) {
+			return private, signer.KeyID()
+		}
+	}
+	i.t.Fatalf("the private half of %s was never opened", signer.KeyID())
+	return nil, ""
 }
 
 const (
@@ -74,7 +114,8 @@ func startIssuer(t *testing.T) *issuer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
-	i.keeper, err = keys.NewKeeper(keys.NewSQLStore(db.Write), sealer, keys.DefaultPolicy(), keys.Options{
+	i.sealer = &wiretap{Sealer: sealer}
+	i.keeper, err = keys.NewKeeper(keys.NewSQLStore(db.Write), i.sealer, keys.DefaultPolicy(), keys.Options{
 		Name: "thirdparty", Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -136,6 +177,14 @@ func (i *issuer) rotate(audience string) {
 		access, _ := i.login(audience)
 		return part(i.t, access, 0)["kid"] == signer.KeyID()
 	})
+}
+
+// revoke takes a key out of the set.
+func (i *issuer) revoke(kid string) {
+	i.t.Helper()
+	if err := i.keeper.Revoke(i.t.Context(), kid, "stolen"); err != nil {
+		i.t.Fatal(err)
+	}
 }
 
 // sign signs claims with the key that signs now for an algorithm.

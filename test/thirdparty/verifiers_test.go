@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/sha512"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -103,7 +104,7 @@ func TestVerifiers(t *testing.T) {
 		if v.toolchain.build != nil {
 			ready = v.toolchain.install(t)
 		}
-		running[v.name] = start(t, v.name, []string{"ISSUER=" + i.url, "AUDIENCE=" + audience}, v.command(t, ready)...)
+		running[v.name] = start(t, v.name, v.environment(i), v.command(t, ready)...)
 	}
 	each := func(name string, ask func(t *testing.T, v verifier, p *process)) {
 		t.Run(name, func(t *testing.T) {
@@ -151,15 +152,32 @@ func TestVerifiers(t *testing.T) {
 		accepted(t, p, "the new key", second)
 		accepted(t, p, "the key before", first)
 	})
-	// The key that signs now was made at the rotation: nobody holds it yet.
+	// The key that signs from now on was made at the rotation: nobody holds
+	// it yet. And the first one is gone.
+	i.revoke(part(t, first, 0)["kid"].(string))
 	i.rotate(audience)
 	third, _ := i.login(audience)
 	each("fetches for a kid that it has never seen", func(t *testing.T, v verifier, p *process) {
 		if v.refetch {
 			accepted(t, p, "the newest key", third)
+			if good, _ := p.ask(first); good {
+				t.Error("it takes a revoked key, though it has fetched the keys since")
+			}
 		}
 		accepted(t, p, "the key before", second)
 	})
+	// Who has never held the revoked key doesn't take it.
+	each("starts without a revoked key", func(t *testing.T, v verifier, _ *process) {
+		p := start(t, v.name, v.environment(i), running[v.name].cmd.Args...)
+		accepted(t, p, "the newest key", third)
+		if good, _ := p.ask(first); good {
+			t.Error("it takes a revoked key")
+		}
+	})
+}
+
+func (v verifier) environment(i *issuer) []string {
+	return []string{"ISSUER=" + i.url, "AUDIENCE=" + audience}
 }
 
 // wrong are tokens that are wrong in one thing each, most of them signed with
@@ -181,26 +199,35 @@ func (i *issuer) wrong(good string) map[string]string {
 	if err != nil {
 		i.t.Fatal(err)
 	}
-	parts := strings.Split(good, ".")
+	kid, parts := signer.KeyID(), strings.Split(good, ".")
 	stranger, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		i.t.Fatal(err)
 	}
-	// forge has a header of the forger's making, and a signature of his key.
-	forge := func(header object) string {
+	// signed has any header that the test likes, and a signature that is
+	// made as how says.
+	signed := func(header object, how func(text []byte) ([]byte, error)) string {
 		text := encode(i.t, header) + "." + parts[1]
-		sum := sha256.Sum256([]byte(text))
-		signature, err := rsa.SignPKCS1v15(rand.Reader, stranger, crypto.SHA256, sum[:])
+		signature, err := how([]byte(text))
 		if err != nil {
 			i.t.Fatal(err)
 		}
 		return text + "." + base64.RawURLEncoding.EncodeToString(signature)
 	}
+	rs256 := func(key *rsa.PrivateKey) func([]byte) ([]byte, error) {
+		return func(text []byte) ([]byte, error) {
+			sum := sha256.Sum256(text)
+			return rsa.SignPKCS1v15(rand.Reader, key, crypto.SHA256, sum[:])
+		}
+	}
+	forge := func(header object) string { return signed(header, rs256(stranger)) }
+	rsaKey, _ := i.private(jose.RS256)
+	rsaPrivate := rsaKey.(*rsa.PrivateKey)
+	edKey, edKid := i.private(jose.EdDSA)
 	der, err := x509.MarshalPKIXPublicKey(signer.Public())
 	if err != nil {
 		i.t.Fatal(err)
 	}
-	kid := signer.KeyID()
 	hmacText := encode(i.t, object{"alg": "HS256", "typ": "at+jwt", "kid": kid}) + "." + parts[1]
 	mac := hmac.New(sha256.New, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 	mac.Write([]byte(hmacText))
@@ -224,6 +251,19 @@ func (i *issuer) wrong(good string) map[string]string {
 		"forged with its key inside": forge(object{"alg": "RS256", "typ": "at+jwt", "kid": kid, "jwk": jose.JSONWebKey{
 			Key: stranger.Public(), KeyID: kid, Algorithm: "RS256",
 		}}),
+		"of another algorithm of its RSA key": signed(object{"alg": "RS512", "typ": "at+jwt", "kid": kid}, func(text []byte) ([]byte, error) {
+			sum := sha512.Sum512(text)
+			return rsa.SignPKCS1v15(rand.Reader, rsaPrivate, crypto.SHA512, sum[:])
+		}),
+		"of another padding of its RSA key": signed(object{"alg": "PS256", "typ": "at+jwt", "kid": kid}, func(text []byte) ([]byte, error) {
+			sum := sha256.Sum256(text)
+			return rsa.SignPSS(rand.Reader, rsaPrivate, crypto.SHA256, sum[:], &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
+		}),
+		"signed by an RSA key and says EdDSA": signed(object{"alg": "EdDSA", "typ": "at+jwt", "kid": kid}, rs256(rsaPrivate)),
+		"signed by an Ed25519 key and says RS256": signed(object{"alg": "RS256", "typ": "at+jwt", "kid": edKid}, func(text []byte) ([]byte, error) {
+			return edKey.Sign(rand.Reader, text, crypto.Hash(0))
+		}),
+		"of no typ":                  signed(object{"alg": "RS256", "kid": kid}, rs256(rsaPrivate)),
 		"unsigned":                   encode(i.t, object{"alg": "none", "typ": "at+jwt", "kid": kid}) + "." + parts[1] + ".",
 		"signed with the public key": hmacText + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil)),
 		"changed":                    parts[0] + "." + encode(i.t, object{"sub": "admin"}) + "." + parts[2],

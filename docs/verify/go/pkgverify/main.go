@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"time"
 
 	"github.com/urbandata/urbandata/pkg/verify"
 )
@@ -24,6 +25,12 @@ func newVerifier(ctx context.Context, issuer, audience string) (*verify.Verifier
 		return nil, err
 	}
 	go v.Run(ctx) // keeps the keys fresh until ctx ends
+	// Start without keys if need be: tokens are refused with 503 until they come.
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := v.Wait(ctx); err != nil {
+		log.Print(err)
+	}
 	return v, nil
 }
 

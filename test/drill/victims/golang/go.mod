@@ -2,14 +2,11 @@ module github.com/urbandata/urbandata/test/drill/victims/golang
 
 go 1.26.0
 
-replace github.com/urbandata/urbandata => ../../../..
-
 require (
 	github.com/MicahParks/keyfunc/v3 v3.9.0
 	github.com/coreos/go-oidc/v3 v3.21.0
 	github.com/golang-jwt/jwt/v5 v5.3.1
 	github.com/lestrrat-go/jwx/v2 v2.1.7
-	github.com/urbandata/urbandata v0.0.0-00010101000000-000000000000
 	golang.org/x/time v0.15.0
 )
 
@@ -25,6 +22,6 @@ require (
 	github.com/lestrrat-go/option v1.0.1 // indirect
 	github.com/segmentio/asm v1.2.1 // indirect
 	golang.org/x/crypto v0.58.0 // indirect
-	golang.org/x/oauth2 v0.36.0 // indirect
+	golang.org/x/oauth2 v0.38.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
 )
