@@ -105,6 +105,9 @@ func auditEntries(rows []keyRow, version int64, next Ring, events []Event) ([]au
 				why = append(why, event.Reason)
 			}
 		}
+		if len(why) == 0 && len(events) > 0 {
+			why = []string{"follows from what happens to " + events[0].KeyID}
+		}
 		e.Reason = strings.Join(why, "; ")
 		var err error
 		if e.Before, err = marshalRecord(before[kid]); err == nil {
@@ -173,7 +176,10 @@ type Verified struct {
 }
 
 // Gap is a run of ring versions without an entry.
-type Gap struct{ From, To int64 }
+type Gap struct {
+	From int64 `json:"from"`
+	To   int64 `json:"to"`
+}
 
 // VerifyHistory verifies the audit of the ring from its first entry on, and
 // that it goes up to the ring that is stored. known is a head that was noted

@@ -423,8 +423,14 @@ func Import(now time.Time, ring Ring, k Key, where Placement, until time.Duratio
 		why = "imported, signs at once"
 		k.State, k.ActivateAt = Signing, s.now
 		k.RetireAt = s.now.Add(policy.RotationPeriod)
-		if standby != nil { // whose turn stays when it was planned
-			k.RetireAt = later(s.now, standby.ActivateAt)
+		switch {
+		case standby == nil:
+		case standby.ActivateAt.After(k.ReadyAt.Add(policy.AnnounceLead)): // its turn stays when it was planned
+			k.RetireAt = standby.ActivateAt
+		default: // it was about to take over: its turn comes after this key's
+			signs := standby.RetireAt.Sub(standby.ActivateAt)
+			standby.ActivateAt = later(k.RetireAt, standby.ReadyAt)
+			standby.stopAt(standby.ActivateAt.Add(signs))
 		}
 		if current != nil {
 			s.retire(current, "an imported key takes its place")

@@ -318,6 +318,27 @@ func TestImportAtOnce(t *testing.T) {
 	}
 }
 
+// A stand-by that was about to take over waits until the imported key has had
+// its turn.
+func TestImportAtOnceBeforeHandOver(t *testing.T) {
+	sealer := sealerOf(t)
+	ring := drive(t, sealer, keys.Ring{}, start, start)
+	standby := ring.Standby(jose.EdDSA).ID
+	now := ring.Standby(jose.EdDSA).ActivateAt.Add(-time.Minute)
+	ring, _, err := keys.Import(now, ring, foreignKey(t, sealer, "theirs", true), keys.AtOnce, 0, policy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring = drive(t, sealer, ring, now, now.Add(29*day))
+	if k := ring.Signing(jose.EdDSA); k.ID != "theirs" {
+		t.Errorf("%s signs, want the imported key", k.ID)
+	}
+	ring = drive(t, sealer, ring, now.Add(29*day), now.Add(31*day))
+	if k := ring.Signing(jose.EdDSA); k.ID != standby {
+		t.Errorf("%s signs, want the stand-by", k.ID)
+	}
+}
+
 // A new ring that begins with another issuer's key signs with it from the
 // first moment, and the key made here takes its turn.
 func TestImportIntoEmptyRing(t *testing.T) {

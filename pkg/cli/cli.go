@@ -58,7 +58,7 @@ type commands struct {
 	Users          usersCmd          `cmd:"" help:"Create, list and disable users; set a password."`
 	Clients        clientsCmd        `cmd:"" help:"Register programs that get tokens in their own name."`
 	Audiences      audiencesCmd      `cmd:"" help:"Register whom tokens are for."`
-	Keys           keysCmd           `cmd:"" help:"Look at the signing keys."`
+	Keys           keysCmd           `cmd:"" help:"Look at the signing keys, rotate, revoke, import and export them."`
 	Token          tokenCmd          `cmd:"" help:"Look into an access token."`
 	Version        versionCmd        `cmd:"" help:"Print the version."`
 }
