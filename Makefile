@@ -33,7 +33,7 @@ ifneq ($(RACE),)
 endif
 	$(WITH) -- go test -timeout 20m $(if $(RACE),-race) $(TESTFLAGS) $(PACKAGES)
 
-test-verifiers: ## docs/verify in five languages, and verify-proxy behind nginx, for real
+test-verifiers: ## docs/verify in five languages, and verify-proxy behind nginx and Caddy
 	go test -tags verifiers -timeout 20m -count=1 -v $(TESTFLAGS) ./test/thirdparty
 
 bench: ## benchmarks, on databases that flush as in production (BENCH=Refresh BENCHCOUNT=10)

@@ -74,16 +74,20 @@ func (c *authserverCmd) Run(p *program, l *logging) error {
 	if err := g.listenDebug(p, c.MetricsListen, "127.0.0.1:9000"); err != nil {
 		return err
 	}
-	if err := g.addAuthn(p, &c.authnFlags, c.Issuer, url, sealer, listener, c.Drain); err != nil {
+	if err := g.addAuthn(p, &c.authnFlags, c.Issuer, url, sealer, listener, c.Drain, nil); err != nil {
 		return errors.Join(err, g.close())
+	}
+	if c.SMTPServer == "" {
+		log.Info("no mail server is set: no mail is sent, and nobody can reset a password or change an address")
 	}
 	log.Info("authn is up", slog.String("address", listener.Addr().String()), slog.String("issuer", c.Issuer))
 	return g.run(p.ctx)
 }
 
 // addAuthn opens authn's database, brings it up to date, makes sure of the
-// keys, and adds the server to the group.
-func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer keys.Sealer, l net.Listener, drain drainFlags) error {
+// keys, and adds the server to the group. mailer is used if no mail server is
+// set.
+func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer keys.Sealer, l net.Listener, drain drainFlags, mailer authserver.Mailer) error {
 	if err := authserver.CheckIssuer(issuer); err != nil {
 		return wrongSetting("--issuer (URBANDATA_AUTH_ISSUER)", "%s", strings.TrimPrefix(err.Error(), "the issuer "))
 	}
@@ -98,11 +102,18 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	if err != nil {
 		return err
 	}
-	accounts, err := f.accounts()
+	accounts, err := f.accounts(p, issuer, mailer)
 	if err != nil {
 		return err
 	}
-	accounts.Now = p.now
+	proxies, err := f.proxies()
+	if err != nil {
+		return err
+	}
+	if f.Limits == limitsOff {
+		g.log.Warn("LIMITS ARE OFF: anybody may try as many passwords as the machine can check (--limits, URBANDATA_AUTH_LIMITS)")
+	}
+	accounts.Now, accounts.Sealer = p.now, sealer
 	for _, warning := range policy.Warnings() {
 		g.log.Warn(warning)
 	}
@@ -155,7 +166,7 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	server, err := authserver.New(authserver.Options{
 		Issuer: issuer, Keys: keeper, Log: g.log, Metrics: g.metrics, Version: version(), Now: p.now,
 		Accounts:  authserver.NewAccounts(store, accounts),
-		Audiences: audiences, SigningAlg: alg, Backdate: f.TokenBackdate, Origins: f.CORSOrigin,
+		Audiences: audiences, SigningAlg: alg, Backdate: f.TokenBackdate, Origins: f.CORSOrigin, Proxies: proxies,
 	})
 	if errors.Is(err, authserver.ErrOptions) {
 		return wrongSetting("--audience, --signing-alg or --keys-algorithms", "%s", strings.TrimPrefix(err.Error(), authserver.ErrOptions.Error()+": "))

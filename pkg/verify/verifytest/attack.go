@@ -253,13 +253,17 @@ var signatures = map[string]func(s []byte, k crypto.Signer, text []byte) []byte{
 	"megabyte":      func([]byte, crypto.Signer, []byte) []byte { return make([]byte, 1<<20) },
 
 	// Ed25519 (RFC 8032 §5.1.7): S is little-endian and below the order L.
-	"S+L": func(s []byte, _ crypto.Signer, _ []byte) []byte { return withS(s, new(big.Int).Add(scalar(s), edOrder)) },
+	"S+L": func(s []byte, _ crypto.Signer, _ []byte) []byte {
+		return withS(s, new(big.Int).Add(scalar(s), edOrder))
+	},
 	"S+8L": func(s []byte, _ crypto.Signer, _ []byte) []byte {
 		return withS(s, new(big.Int).Add(scalar(s), new(big.Int).Lsh(edOrder, 3)))
 	},
-	"S=0":          func(s []byte, _ crypto.Signer, _ []byte) []byte { return withS(s, new(big.Int)) },
-	"S=L":          func(s []byte, _ crypto.Signer, _ []byte) []byte { return withS(s, edOrder) },
-	"L-S":          func(s []byte, _ crypto.Signer, _ []byte) []byte { return withS(s, new(big.Int).Sub(edOrder, scalar(s))) },
+	"S=0": func(s []byte, _ crypto.Signer, _ []byte) []byte { return withS(s, new(big.Int)) },
+	"S=L": func(s []byte, _ crypto.Signer, _ []byte) []byte { return withS(s, edOrder) },
+	"L-S": func(s []byte, _ crypto.Signer, _ []byte) []byte {
+		return withS(s, new(big.Int).Sub(edOrder, scalar(s)))
+	},
 	"R neutral":    func(s []byte, _ crypto.Signer, _ []byte) []byte { return append(point("01"), s[32:]...) },
 	"R neutral, 0": func([]byte, crypto.Signer, []byte) []byte { return append(point("01"), make([]byte, 32)...) },
 	"R of order 2": func([]byte, crypto.Signer, []byte) []byte {
