@@ -72,7 +72,7 @@ func (c *resourceserverCmd) Run(p *program, l *logging) error {
 		c.JWKSURL = c.Issuer + jwksPath
 	}
 	if c.VerifierName == "" {
-		c.VerifierName = verifierName()
+		c.VerifierName = verifierName("inmuebles")
 	}
 	if c.JWKSCacheFile != "" {
 		if folder, err := os.Stat(filepath.Dir(c.JWKSCacheFile)); err != nil || !folder.IsDir() {
@@ -106,8 +106,7 @@ func (c *resourceserverCmd) Run(p *program, l *logging) error {
 const maxTokenCacheMB = 4096
 
 // verifierName tells the replicas of one service apart.
-func verifierName() string {
-	const service = "inmuebles"
+func verifierName(service string) string {
 	host, err := os.Hostname()
 	name := service + "@" + host
 	if err != nil || host == "" || len(name) > 64 || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' }) {

@@ -62,7 +62,7 @@ func (c *upCmd) Run(p *program, l *logging) error {
 	if err == nil {
 		err = g.addInmuebles(p, verify.Options{
 			Issuer: c.Issuer, Audience: authserver.InmueblesAudience, JWKSURL: authURL + jwksPath, Logger: log,
-			Name: verifierName(), TokenCacheBytes: verify.DefaultTokenCacheBytes,
+			Name: verifierName("inmuebles"), TokenCacheBytes: verify.DefaultTokenCacheBytes,
 		}, apiFile(c.DataDir), api, c.Drain, c.CORSOrigin)
 	}
 	if err != nil {

@@ -43,6 +43,7 @@ func (c *verifyProxyCmd) Run(p *program, l *logging) error {
 	}
 	verifier, err := verify.New(verify.Options{
 		Issuer: c.Issuer, Audience: c.Audience, JWKSURL: c.JWKSURL, AllowHTTP: c.AllowHTTP, Logger: log,
+		Name: verifierName("verify-proxy"), TokenCacheBytes: verify.DefaultTokenCacheBytes,
 	})
 	if err != nil {
 		return wrongSetting("--jwks-url (URBANDATA_PROXY_JWKS_URL)", "%s", err)
