@@ -17,20 +17,20 @@
 // [New] validates and starts nothing. [Verifier.Run] fetches the keys.
 // [Verifier.Check] says whether any are held, for a readiness probe. Handlers
 // read the claims with [FromContext]. Servers with their own way to answer
-// errors use [TokenFromRequest], [Verifier.Verify], [CheckScope] and
-// [Challenge]. [VerifyAs] and [Private] read claims of your own, [NewMulti]
-// takes the tokens of several issuers. Package verifytest is an issuer for
-// tests. All of it needs nothing but the standard library.
+// errors use [Verifier.VerifyRequest], [CheckScope] and [Challenge]. [As] and
+// [Private] read claims of your own, [NewMulti] takes the tokens of several
+// issuers. Package verifytest is an issuer for tests. All of it needs nothing
+// but the standard library.
 //
 // # What is checked
 //
 // The checklist is numbered in verify.go, in this order: size and form, strict
 // header, no critical extension, alg, typ, kid, signature, strict claims, iss,
 // aud, exp, nbf, iat, sub, token_type (RFC 7515, RFC 7519, RFC 8725, RFC 9068
-// §4). A token passes all or is refused with one of the
-// sentinel errors. Only EdDSA (Ed25519), RS256, PS256 and ES256 exist. The
-// key decides the algorithm, and the header must agree. Keys, addresses and
-// certificates in the header are ignored.
+// §4). A token passes all or is refused with one of the sentinel errors. Only
+// EdDSA (Ed25519), RS256, PS256 and ES256 exist. The key decides the algorithm,
+// and the header must agree. Keys, addresses and certificates in the header are
+// ignored.
 //
 // Stricter than most libraries, on purpose: members that appear twice and text
 // that is not Unicode are refused, anywhere in header and claims; base64url

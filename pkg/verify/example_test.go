@@ -75,9 +75,9 @@ func ExampleChallenge() {
 	r := httptest.NewRequest(http.MethodGet, "/inmuebles", nil)
 	r.Header.Set("Authorization", "Bearer not.a.token")
 
-	raw, err := verify.TokenFromRequest(r)
+	claims, err := v.VerifyRequest(r)
 	if err == nil {
-		_, err = v.Verify(r.Context(), raw)
+		err = verify.CheckScope(claims, "inmuebles:read")
 	}
 	status, challenge := verify.Challenge(err, "inmuebles")
 	fmt.Println(status, verify.Reason(err))
@@ -88,14 +88,14 @@ func ExampleChallenge() {
 }
 
 // Claims of your own, as a struct.
-func ExampleVerifyAs() {
+func ExampleAs() {
 	type mine struct {
 		Tenant string `json:"tenant"`
 	}
 	const signed = "eyJhbGciOiJFZERTQSIsImtpZCI6IjIwMjYtMDEiLCJ0eXAiOiJhdCtqd3QifQ." +
 		"eyJpc3MiOiJodHRwczovL2lkLmV4YW1wbGUiLCJhdWQiOiJpbm11ZWJsZXMiLCJzdWIiOiJ1c2VyLTEiLCJleHAiOjQxMDI0NDQ4MDAsInRlbmFudCI6Im1hZHJpZCJ9." +
 		"qRmTTsravhYRMr05xfvlRklz62UXImvx4b3wQH1o6DNCDKLbncCz7LIEJ_RgquZShO9lJ8v5n84JlD-QnXs8Bw"
-	claims, private, err := verify.VerifyAs[mine](context.Background(), exampleVerifier(), signed)
+	claims, private, err := verify.As[mine](context.Background(), exampleVerifier(), signed)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -45,7 +45,7 @@ type verified struct {
 	by   *trust  // whose checklist it passed
 	set  *KeySet // that key was of
 
-	private atomic.Pointer[any] // see VerifyAs
+	private atomic.Pointer[any] // see As
 
 	// What follows is for the cache alone.
 	raw  string

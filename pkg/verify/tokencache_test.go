@@ -211,7 +211,7 @@ func TestPrivateClaims(t *testing.T) {
 	} {
 		for _, v := range []*verify.Verifier{fixed(t, issuer), fixed(t, issuer, func(o *verify.Options) { o.TokenCacheBytes = 1 << 20 })} {
 			for range 2 {
-				claims, private, err := verify.VerifyAs[tenant](t.Context(), v, sign(tc.more))
+				claims, private, err := verify.As[tenant](t.Context(), v, sign(tc.more))
 				if !errors.Is(err, tc.want) {
 					t.Errorf("%s: %v, want %v", tc.name, err, tc.want)
 				}
@@ -222,7 +222,7 @@ func TestPrivateClaims(t *testing.T) {
 		}
 	}
 	v := fixed(t, issuer)
-	if _, _, err := verify.VerifyAs[tenant](t.Context(), v, "x"); !errors.Is(err, verify.ErrMalformed) {
+	if _, _, err := verify.As[tenant](t.Context(), v, "x"); !errors.Is(err, verify.ErrMalformed) {
 		t.Errorf("%v, want %v", err, verify.ErrMalformed)
 	}
 	if _, err := verify.Private[tenant](t.Context()); !errors.Is(err, verify.ErrMissing) {
