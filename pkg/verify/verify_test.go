@@ -21,12 +21,7 @@ import (
 // fixed returns a verifier that holds the issuer's keys and fetches none.
 func fixed(tb testing.TB, issuer *verifytest.Issuer, change ...func(*verify.Options)) *verify.Verifier {
 	tb.Helper()
-	keys, err := verify.ParseKeySet(issuer.KeySet())
-	if err != nil {
-		tb.Fatal(err)
-	}
-	o := issuer.Options()
-	o.JWKSURL, o.Keys = "", keys
+	o := fixedOptions(tb, issuer)
 	for _, f := range change {
 		f(&o)
 	}
@@ -35,6 +30,18 @@ func fixed(tb testing.TB, issuer *verifytest.Issuer, change ...func(*verify.Opti
 		tb.Fatal(err)
 	}
 	return v
+}
+
+// fixedOptions are those of the issuer with its keys as they are now.
+func fixedOptions(tb testing.TB, issuer *verifytest.Issuer) verify.Options {
+	tb.Helper()
+	keys, err := verify.ParseKeySet(issuer.KeySet())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	o := issuer.Options()
+	o.JWKSURL, o.Keys = "", keys
+	return o
 }
 
 func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
