@@ -57,7 +57,11 @@ func (s Span) String() string {
 		return "for ever"
 	}
 	var text string
-	switch least := fmt.Sprintf("%d s", s.Least/time.Second); {
+	least := fmt.Sprintf("%d s", s.Least/time.Second)
+	if s.Least%time.Hour == 0 {
+		least = fmt.Sprintf("%d h", s.Least/time.Hour)
+	}
+	switch {
 	case s.MaxAge && s.Least > 0:
 		text = "max(" + least + ", max-age)"
 	case s.MaxAge:

@@ -3,6 +3,8 @@ package cli
 import (
 	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 
 	"github.com/urbandata/urbandata/authserver"
 	"github.com/urbandata/urbandata/pkg/forwardauth"
@@ -14,6 +16,9 @@ type verifyProxyCmd struct {
 	Issuer        string     `default:"http://127.0.0.1:8000" placeholder:"URL" env:"URBANDATA_PROXY_ISSUER" help:"The iss that tokens must have, byte for byte. (${env}, ${default})"`
 	JWKSURL       string     `name:"jwks-url" placeholder:"URL" env:"URBANDATA_PROXY_JWKS_URL" help:"Where the issuer's keys are fetched; the issuer's /.well-known/jwks.json if not set. (${env})"`
 	AllowHTTP     bool       `name:"allow-http-jwks" env:"URBANDATA_PROXY_ALLOW_HTTP_JWKS" help:"Fetch the keys without TLS from another machine. Who can write to the network between can then make any token. (${env})"`
+	JWKSCacheFile string     `name:"jwks-cache-file" placeholder:"PATH" env:"URBANDATA_PROXY_JWKS_CACHE_FILE" help:"Keep the last good key set here, so that this server can start while the issuer is down. Each replica needs its own. (${env})"`
+	VerifierName  string     `placeholder:"NAME" env:"URBANDATA_PROXY_VERIFIER_NAME" help:"What this server is called when it asks the issuer for keys: up to 64 visible ASCII characters. (${env}, verify-proxy@HOSTNAME)"`
+	TokenCacheMB  int64      `name:"token-cache-mb" default:"16" placeholder:"N" env:"URBANDATA_PROXY_TOKEN_CACHE_MB" help:"Memory for verified tokens, in MiB; 0 verifies each token anew with every request. (${env}, ${default})"`
 	Audience      string     `placeholder:"NAME" env:"URBANDATA_PROXY_AUDIENCE" help:"The aud that tokens must have: the name of what stands behind the reverse proxy. Needed. (${env})"`
 	Scope         []string   `placeholder:"SCOPE" env:"URBANDATA_PROXY_SCOPES" help:"A scope that every token must have, besides those that the reverse proxy asks for. Repeatable; several with , between. (${env})"`
 	MetricsListen string     `default:"127.0.0.1:9002" placeholder:"ADDRESS" env:"URBANDATA_METRICS_LISTEN" help:"Where to serve /metrics and /debug/pprof; off for nowhere. (${env}, ${default})"`
@@ -41,12 +46,24 @@ func (c *verifyProxyCmd) Run(p *program, l *logging) error {
 	if c.JWKSURL == "" {
 		c.JWKSURL = c.Issuer + jwksPath
 	}
+	if c.VerifierName == "" {
+		c.VerifierName = verifierName("verify-proxy")
+	}
+	if c.JWKSCacheFile != "" {
+		if folder, err := os.Stat(filepath.Dir(c.JWKSCacheFile)); err != nil || !folder.IsDir() {
+			return wrongSetting("--jwks-cache-file (URBANDATA_PROXY_JWKS_CACHE_FILE)", "its folder doesn't exist; make it, or name a file in one that does")
+		}
+	}
+	if c.TokenCacheMB < 0 || c.TokenCacheMB > maxTokenCacheMB {
+		return wrongSetting("--token-cache-mb (URBANDATA_PROXY_TOKEN_CACHE_MB)", "%d is not from 0 to %d", c.TokenCacheMB, maxTokenCacheMB)
+	}
 	verifier, err := verify.New(verify.Options{
 		Issuer: c.Issuer, Audience: c.Audience, JWKSURL: c.JWKSURL, AllowHTTP: c.AllowHTTP, Logger: log,
-		Name: verifierName("verify-proxy"), TokenCacheBytes: verify.DefaultTokenCacheBytes,
+		Name: c.VerifierName, TokenCacheBytes: c.TokenCacheMB << 20,
+		Cache: verify.CacheOptions{File: c.JWKSCacheFile},
 	})
 	if err != nil {
-		return wrongSetting("--jwks-url (URBANDATA_PROXY_JWKS_URL)", "%s", err)
+		return wrongSetting("--jwks-url (URBANDATA_PROXY_JWKS_URL) or --verifier-name (URBANDATA_PROXY_VERIFIER_NAME)", "%s", err)
 	}
 	g := newGroup(log)
 	server, err := forwardauth.New(forwardauth.Options{

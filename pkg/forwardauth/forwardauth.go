@@ -16,8 +16,8 @@
 // from [Options] and from the query, ?scope=a&scope=b or ?scope=a+b, which the
 // reverse proxy writes in its configuration: what is asked for in either place
 // is needed. A query that says anything else is a mistake in that
-// configuration, and lets nobody through: a misspelt scope must not turn into
-// none.
+// configuration (a misspelt scope, a client's own query that is handed on) and
+// lets nobody through.
 //
 // [EnvoyPath] is the same for Envoy, which puts the path and the query of the
 // original request behind it. They are the client's, so they decide nothing:
@@ -178,7 +178,16 @@ func newMetrics(reg prometheus.Registerer, v *verify.Verifier) *prometheus.Count
 		}, func() float64 { return float64(v.Stats().Keys) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "urbandata_keyset_age_seconds", Help: "Time since the issuer last confirmed the key set.",
-		}, func() float64 { return v.Stats().Age.Seconds() }))
+		}, func() float64 { return v.Stats().Age.Seconds() }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "urbandata_token_cache_bytes", Help: "Memory taken by verified tokens.",
+		}, func() float64 { return float64(v.Stats().TokenBytes) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "urbandata_token_cache_stored_total", Help: "Tokens that were verified by their signature and then kept.",
+		}, func() float64 { return float64(v.Stats().TokensStored) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "urbandata_token_cache_evicted_total", Help: "Good tokens given up for want of room.",
+		}, func() float64 { return float64(v.Stats().TokensEvicted) }))
 	return tokens
 }
 

@@ -1,12 +1,12 @@
 // Package thirdparty runs what docs/verify.md recommends to others: each
 // program under docs/verify, with its library from that library's own
 // registry, against the real authserver; and `urbandata verify-proxy` behind a
-// real nginx. There is nothing here but tests.
+// real nginx and a real Caddy. There is nothing here but tests.
 //
 //	make test-verifiers
 //
 // They need toolchains that the rest of the house doesn't (Node, Python, a
-// JDK with Maven, Cargo, nginx), hence the build tag verifiers. One that is
+// JDK with Maven, Cargo, nginx, Caddy), hence the build tag verifiers. One that is
 // missing is a failure that says how to get it. Libraries are kept in the
 // user's cache folder, under urbandata/verifiers, so only the first run waits
 // for them.

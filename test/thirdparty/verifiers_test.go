@@ -205,10 +205,10 @@ func (i *issuer) wrong(good string) map[string]string {
 		i.t.Fatal(err)
 	}
 	// signed has any header that the test likes, and a signature that is
-	// right by what make does with the text.
-	signed := func(header object, make func(text []byte) ([]byte, error)) string {
+	// made as how says.
+	signed := func(header object, how func(text []byte) ([]byte, error)) string {
 		text := encode(i.t, header) + "." + parts[1]
-		signature, err := make([]byte(text))
+		signature, err := how([]byte(text))
 		if err != nil {
 			i.t.Fatal(err)
 		}
