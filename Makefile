@@ -19,7 +19,7 @@ WITH = go run ./test/engines/with
 LINT = go tool -modfile=tools/go.mod golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-verifiers bench drill drill-naive fuzz lint fmt hooks clean
+.PHONY: help run test test-verifiers bench drill drill-naive alerts fuzz lint fmt hooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ drill: ## rotate keys under real verifiers for 60 s, and count what breaks (DRIL
 drill-naive: ## the same with a rotation that must break some: the drill can see it
 	$(WITH) -only postgres -from given,binaries,packages -- go run ./test/drill -naive $(DRILLFLAGS)
 
+alerts: ## evaluate docs/prometheus-rules.yaml with Prometheus' own code
+	cd test/alerts && go test -count=1 -timeout 10m $(TESTFLAGS) ./...
+
 fuzz: ## each fuzz target for a while (FUZZ=./pkg/verify FUZZTIME=10s)
 	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' $(FUZZ) | sort | \
 	{ while IFS=: read -r file func; do \
@@ -62,6 +65,7 @@ lint: ## golangci-lint (who may import whom, gosec, gofumpt, …), go vet, tidy 
 	cd tools && go mod tidy -diff
 	cd docs/verify/go && go mod tidy -diff && go vet ./...
 	cd test/drill/victims/golang && go vet . && go mod tidy -diff
+	cd test/alerts && go vet ./... && go mod tidy -diff
 
 fmt: ## gofumpt over all of it
 	$(LINT) fmt ./...

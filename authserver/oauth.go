@@ -80,18 +80,21 @@ type oauthRequest struct {
 func (s *Server) oauthRoute(path, id, summary string, own []param, h func(context.Context, *oauthRequest) (any, error)) {
 	params := slices.Concat(own, clientParams)
 	s.api.Router.Path(path).Methods(http.MethodPost).HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx := r.Context()
+		ctx := s.notePeer(r.Context(), r, w.Header().Set)
 		form, err := readForm(r, params)
 		if err != nil {
 			writeOAuthError(ctx, w, err)
 			return
 		}
 		client, err := s.authenticateClient(ctx, r, form, s.issuer.url+path)
+		if errors.Is(err, ErrClient) {
+			err = s.accounts.limit.badToken(ctx, err)
+		}
 		if err != nil {
 			writeOAuthError(ctx, w, err)
 			return
 		}
-		out, err := h(ctx, &oauthRequest{form, client, s.peer(r)})
+		out, err := h(ctx, &oauthRequest{form, client, peerOf(ctx)})
 		if err != nil {
 			writeOAuthError(ctx, w, err)
 			return
@@ -108,7 +111,7 @@ func (s *Server) oauthRoute(path, id, summary string, own []param, h func(contex
 	}
 	object := map[string]*huma.MediaType{"application/json": {Schema: &huma.Schema{Type: huma.TypeObject}}}
 	responses := map[string]*huma.Response{"200": {Description: "OK", Content: object}}
-	for _, status := range []int{400, 401, 408, 413, 499, 500, 503} {
+	for _, status := range []int{400, 401, 408, 413, 429, 499, 500, 503} {
 		responses[strconv.Itoa(status)] = &huma.Response{Description: "An error of RFC 6749 §5.2", Content: object}
 	}
 	s.api.Huma.OpenAPI().AddOperation(&huma.Operation{
@@ -176,6 +179,9 @@ func readForm(r *http.Request, params []param) (map[string]string, error) {
 // which is [application] (RFC 6749 §2.3).
 func (s *Server) authenticateClient(ctx context.Context, r *http.Request, form map[string]string, endpoint string) (*Client, error) {
 	id, secret, assertion := form["client_id"], form["client_secret"], form["client_assertion"]
+	if err := s.accounts.limit.token(ctx); err != nil {
+		return nil, err
+	}
 	authorization := r.Header.Get("Authorization")
 	ways := 0
 	for _, way := range []string{authorization, secret, assertion} {
@@ -409,9 +415,15 @@ func (s *Server) introspectRefresh(ctx context.Context, client *Client, text str
 
 // writeOAuthError is the one place where errors become answers here.
 func writeOAuthError(ctx context.Context, w http.ResponseWriter, err error) {
+	limitStateOf(ctx).send()
 	var e *oauthError
 	var p *web.Problem
+	var throttled *ThrottledError
 	switch {
+	case errors.As(err, &throttled):
+		web.NoteCause(ctx, err)
+		w.Header().Set("Retry-After", strconv.Itoa(seconds(throttled.After)))
+		e = &oauthError{http.StatusTooManyRequests, "temporarily_unavailable", tooOften}
 	case errors.As(err, &e):
 	case errors.Is(err, ErrClient):
 		web.NoteCause(ctx, err)

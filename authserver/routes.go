@@ -31,7 +31,11 @@ func (s *Server) register() error {
 		return err
 	}
 	s.Health.Register(s.api)
-	route(s, http.MethodPost, "/authn/register", public, 201, s.registerUser, "Register a user")
+	if s.accounts.options.Mail.Verify == VerifyRequired {
+		route(s, http.MethodPost, "/authn/register", public, 202, s.registerSilently, "Register a user; a link goes to the address")
+	} else {
+		route(s, http.MethodPost, "/authn/register", public, 201, s.registerUser, "Register a user")
+	}
 	route(s, http.MethodPost, "/authn/token", grants, 200, s.token, "Log in: a password for an access and a refresh token")
 	route(s, http.MethodPost, "/authn/token/refresh", grants, 200, s.refreshToken, "A refresh token for the next pair")
 	route(s, http.MethodPost, "/authn/sign_out", public, 204, s.signOut, "End a session, by its access token or its refresh token")
@@ -41,6 +45,19 @@ func (s *Server) register() error {
 	route(s, http.MethodGet, "/authn/me/data", user, 200, s.data, "All that is kept about one")
 	route(s, http.MethodPost, "/authn/me/password", user, 204, s.changePassword, "Change one's password; one's other sessions end")
 	route(s, http.MethodPost, "/authn/restore", public, 204, s.restore, "Bring back an account that its owner deleted")
+	if s.accounts.options.Sealer != nil {
+		route(s, http.MethodPost, "/authn/me/totp", user, 200, s.offerSecondFactor, "Be offered a second factor (RFC 6238)")
+		route(s, http.MethodPost, "/authn/me/totp/confirm", user, 200, s.confirmSecondFactor, "Turn it on by its first code; recovery codes come back")
+		route(s, http.MethodDelete, "/authn/me/totp", user, 204, s.removeSecondFactor, "Turn it off")
+		route(s, http.MethodPost, "/authn/me/recovery_codes", user, 200, s.newRecoveryCodes, "New recovery codes in the place of the old")
+	}
+	if s.accounts.outbox != nil {
+		route(s, http.MethodPost, "/authn/me/email", user, 202, s.requestEmail, "Ask for another address; a link goes there")
+		route(s, http.MethodPost, "/authn/email/verify", user, 202, s.requestVerification, "Have the mail sent again that verifies one's address")
+		route(s, http.MethodPost, "/authn/email/confirm", public, 204, s.confirmEmail, "Use a link that verifies or changes an address")
+		route(s, http.MethodPost, "/authn/password/reset", public, 202, s.requestReset, "Ask for a link to choose another password")
+		route(s, http.MethodPost, "/authn/password/reset/confirm", public, 204, s.confirmReset, "Use such a link; all sessions end")
+	}
 	route(s, http.MethodGet, "/authn/sessions", user, 200, s.listSessions, "One's live sessions, the newest first")
 	route(s, http.MethodDelete, "/authn/sessions", user, 204, s.endAllSessions, "End all of one's sessions, this one too")
 	route(s, http.MethodDelete, "/authn/sessions/others", user, 204, s.endOtherSessions, "End one's other sessions")
@@ -59,11 +76,11 @@ func route[I, O any](s *Server, method, path string, who access, status int, h f
 		Method:      method, Path: path, Summary: summary, DefaultStatus: status, Tags: []string{"authn"},
 		MaxBodyBytes: 64 << 10,
 		Middlewares:  huma.Middlewares{s.withPeer},
-		Errors:       []int{400, 401, 413, 415, 422, 503},
+		Errors:       []int{400, 401, 413, 415, 422, 429, 503},
 	}
 	switch who {
 	case user:
-		op.Errors = append(op.Errors, 403, 404)
+		op.Errors = append(op.Errors, 403, 404, 409)
 		op.Security = web.Scopes()
 		op.Middlewares = append(op.Middlewares, s.authenticate)
 	case admin:
@@ -83,6 +100,7 @@ func route[I, O any](s *Server, method, path string, who access, status int, h f
 	}
 	huma.Register(s.api.Huma, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := h(ctx, in)
+		limitStateOf(ctx).send()
 		if err == nil {
 			return out, nil
 		}
@@ -107,9 +125,20 @@ func operationID(method, path string) string {
 // problem is the one place where this package's errors become answers.
 func problem(ctx context.Context, err error) *web.Problem {
 	var p *web.Problem
-	switch {
-	case errors.As(err, &p):
+	if errors.As(err, &p) {
 		return p
+	}
+	if p := throttledProblem(err); p != nil {
+		web.NoteCause(ctx, err)
+		return p
+	}
+	if p := mailProblem(err); p != nil {
+		return p
+	}
+	if p := factorProblem(ctx, err); p != nil {
+		return p
+	}
+	switch {
 	case errors.Is(err, ErrEmailTaken):
 		return web.NewProblem(http.StatusConflict, "email_taken", "A user with this e-mail address exists.",
 			web.AtMember("/email", "is taken"))
@@ -225,17 +254,26 @@ type userOutput struct {
 }
 
 func (s *Server) registerUser(ctx context.Context, in *registerInput) (*userOutput, error) {
-	b := in.Body
-	if b.Language == "" {
-		b.Language = chooseLanguage(in.AcceptLanguage)
-	}
-	u, err := s.accounts.Create(ctx, NewUser{
-		Email: b.Email, Password: b.Password, FirstName: b.FirstName, LastName: b.LastName, Company: b.Company, Language: b.Language,
-	})
+	u, err := s.accounts.register(ctx, in.user())
 	if err != nil {
 		return nil, err
 	}
 	return &userOutput{Location: "/authn/me", CacheControl: "no-store", Body: u}, nil
+}
+
+// registerSilently answers the same for a new address and a known one.
+func (s *Server) registerSilently(ctx context.Context, in *registerInput) (*struct{}, error) {
+	return nil, s.accounts.registerSilently(ctx, in.user())
+}
+
+func (in *registerInput) user() NewUser {
+	b := in.Body
+	if b.Language == "" {
+		b.Language = chooseLanguage(in.AcceptLanguage)
+	}
+	return NewUser{
+		Email: b.Email, Password: b.Password, FirstName: b.FirstName, LastName: b.LastName, Company: b.Company, Language: b.Language,
+	}
 }
 
 type tokenInput struct {
@@ -243,6 +281,8 @@ type tokenInput struct {
 		Email    string `json:"email,omitempty" maxLength:"254" doc:"The user's address" example:"ana@example.es"`
 		Username string `json:"username,omitempty" maxLength:"254" doc:"The same as email; exactly one of the two is needed"`
 		Password string `json:"password" maxLength:"1024" example:"a long phrase of your own"`
+		OTP      string `json:"otp,omitempty" maxLength:"64" doc:"A code of the second factor, or a recovery code, if one is on" example:"123456"`
+		Refresh  string `json:"refresh,omitempty" maxLength:"4096" doc:"A refresh token that this device had before, even one that gives nothing any more: strangers' wrong passwords then don't count for it"`
 		Audience string `json:"audience,omitempty" maxLength:"200" pattern:"^[!-~]*$" doc:"Whom the access token is for; inmuebles if absent" example:"inmuebles"`
 	}
 }
@@ -257,6 +297,7 @@ type tokens struct {
 	TokenType    string `json:"token_type" example:"Bearer"`
 	ExpiresIn    int    `json:"expires_in" doc:"Seconds until the access token expires" example:"300"`
 	Scope        string `json:"scope" doc:"What the access token allows, separated by spaces"`
+	Unverified   bool   `json:"email_unverified,omitzero" required:"false" doc:"The user has still to verify the e-mail address, where this server asks for that"`
 }
 
 type tokensOutput struct {
@@ -283,7 +324,9 @@ func (s *Server) token(ctx context.Context, in *tokenInput) (*tokensOutput, erro
 	if err := s.issuer.audiences.forUser(ctx, audience); err != nil {
 		return nil, err
 	}
-	g, err := s.accounts.login(ctx, email, b.Password, clientID, audience, peerOf(ctx))
+	from := peerOf(ctx)
+	from.Refresh = b.Refresh
+	g, err := s.accounts.login(ctx, email, b.Password, b.OTP, clientID, audience, from)
 	return s.answer(ctx, "password", g, err)
 }
 
@@ -310,10 +353,14 @@ func (s *Server) refreshToken(ctx context.Context, in *refreshInput) (*tokensOut
 func (s *Server) answer(ctx context.Context, kind string, g *grant, err error) (*tokensOutput, error) {
 	if err != nil {
 		outcome := "failed"
+		var throttled *ThrottledError
 		switch {
+		case errors.As(err, &throttled):
+			outcome = "throttled"
 		case errors.Is(err, ErrReused):
 			outcome = "reused"
-		case errors.Is(err, ErrCredentials), errors.Is(err, ErrInvalidGrant):
+		case errors.Is(err, ErrCredentials), errors.Is(err, ErrInvalidGrant), errors.Is(err, ErrDeleted), errors.Is(err, ErrUnverified),
+			errors.Is(err, ErrOTPRequired), errors.Is(err, ErrOTP):
 			outcome = "refused"
 		case errors.Is(err, ErrBusy):
 			outcome = "busy"
@@ -335,7 +382,7 @@ func (s *Server) answer(ctx context.Context, kind string, g *grant, err error) (
 		CacheControl: "no-store", Pragma: "no-cache", // RFC 6749 §5.1
 		Body: tokens{
 			Access: accessToken, Refresh: refresh, AccessToken: accessToken, RefreshToken: refresh,
-			TokenType: "Bearer", ExpiresIn: int(life / time.Second), Scope: scope.String(),
+			TokenType: "Bearer", ExpiresIn: int(life / time.Second), Scope: scope.String(), Unverified: g.Unverified,
 		},
 	}, nil
 }

@@ -91,7 +91,7 @@ func newAuthn(t *testing.T, db *database.SQL, change ...func(*Options)) *authn {
 	t.Cleanup(func() { _ = a.store.Close() })
 	o := Options{
 		Issuer: testIssuer, Keys: keeper, Log: log, Now: a.clock.Now, Version: "test", Backdate: DefaultBackdate,
-		Accounts: NewAccounts(a.store, AccountsOptions{Now: a.clock.Now}),
+		Accounts: NewAccounts(a.store, AccountsOptions{Now: a.clock.Now, Sealer: sealer}),
 	}
 	for _, c := range change {
 		c(&o)

@@ -67,7 +67,7 @@ func (s *Server) registerWellKnown() error {
 		ResponseTypes: []string{}, SubjectTypes: []string{"public"}, IDTokenAlgs: algs,
 		Scopes:              token.Scopes(),
 		ServiceDoc:          s.issuer.url + "/docs",
-		ClaimsSupported:     []string{"iss", "sub", "aud", "client_id", "exp", "iat", "jti", "sid", "scope", "roles"},
+		ClaimsSupported:     []string{"iss", "sub", "aud", "client_id", "exp", "iat", "jti", "sid", "scope", "roles", "auth_time", "acr", "amr"},
 		GrantTypesSupported: []string{GrantClientCredentials, GrantRefreshToken},
 		TokenEndpoint:       s.issuer.url + tokenPath, TokenAuth: public, TokenAuthAlgs: assertions,
 		RevocationEndpoint: s.issuer.url + revokePath, RevocationAuth: public, RevocationAuthAlgs: assertions,

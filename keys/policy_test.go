@@ -69,6 +69,40 @@ func TestPolicyValidate(t *testing.T) {
 			change: func(p *keys.Policy) { p.JWKSMaxAge = 1500 * time.Millisecond },
 			want:   keys.ErrPolicy, says: "whole seconds",
 		},
+		{name: "named verifiers, the least lead of the slowest", change: func(p *keys.Policy) {
+			p.Verifiers, p.AnnounceLead = []string{"jose", "rauth", "spring"}, (600+300+610+30)*time.Second
+		}},
+		{
+			name: "named verifiers, a millisecond short", change: func(p *keys.Policy) {
+				p.Verifiers, p.AnnounceLead = []string{"jose", "rauth"}, (600+300+610+30)*time.Second-time.Millisecond
+			},
+			want: keys.ErrPolicy, says: "the lead of rauth + JWKSMaxAge + Tick + ReplicaLag + Skew",
+		},
+		{name: "named verifiers that fetch at once still have pkg/verify beside them", change: func(p *keys.Policy) {
+			p.Verifiers, p.AnnounceLead = []string{"OIDC"}, (300+300+610+30)*time.Second
+		}},
+		{
+			name: "pkg/verify, a millisecond short", change: func(p *keys.Policy) {
+				p.Verifiers, p.AnnounceLead = []string{"oidc"}, (300+300+610+30)*time.Second-time.Millisecond
+			},
+			want: keys.ErrPolicy, says: "the lead of urbandata",
+		},
+		{name: "named verifiers make the slack idle", change: func(p *keys.Policy) {
+			p.Verifiers, p.VerifierSlack = []string{"jose"}, 48*time.Hour
+		}},
+		{name: "a verifier that no lead can save", change: func(p *keys.Policy) { p.Verifiers = []string{"auth0"} }},
+		{name: "an unknown verifier", change: func(p *keys.Policy) { p.Verifiers = []string{"jose", "josé"} }, want: keys.ErrPolicy, says: `"josé"`},
+		{
+			name: "evidence without verifiers", change: func(p *keys.Policy) { p.Activate = keys.OnEvidence },
+			want: keys.ErrPolicy, says: "Registered is empty",
+		},
+		{name: "evidence", change: func(p *keys.Policy) {
+			p.Activate, p.Registered = keys.OnEvidence, []string{"inmuebles-1", "inmuebles-2"}
+		}},
+		{name: "a registered name with a space", change: func(p *keys.Policy) { p.Registered = []string{"a b"} }, want: keys.ErrPolicy, says: `"a b"`},
+		{name: "a registered name twice", change: func(p *keys.Policy) { p.Registered = []string{"a", "a"} }, want: keys.ErrPolicy, says: "twice"},
+		{name: "another activation", change: func(p *keys.Policy) { p.Activate = "at once" }, want: keys.ErrPolicy, says: "schedule or evidence"},
+		{name: "held back for a negative time", change: func(p *keys.Policy) { p.MaxHold = -1 }, want: keys.ErrPolicy, says: "MaxHold"},
 		{name: "zero policy", change: func(p *keys.Policy) { *p = keys.Policy{} }, want: keys.ErrPolicy, says: "RSABits"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

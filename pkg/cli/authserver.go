@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/urbandata/urbandata/authserver"
 	"github.com/urbandata/urbandata/keys"
@@ -75,16 +74,20 @@ func (c *authserverCmd) Run(p *program, l *logging) error {
 	if err := g.listenDebug(p, c.MetricsListen, "127.0.0.1:9000"); err != nil {
 		return err
 	}
-	if err := g.addAuthn(p, &c.authnFlags, c.Issuer, url, sealer, listener, c.Drain); err != nil {
+	if err := g.addAuthn(p, &c.authnFlags, c.Issuer, url, sealer, listener, c.Drain, nil); err != nil {
 		return errors.Join(err, g.close())
+	}
+	if c.SMTPServer == "" {
+		log.Info("no mail server is set: no mail is sent, and nobody can reset a password or change an address")
 	}
 	log.Info("authn is up", slog.String("address", listener.Addr().String()), slog.String("issuer", c.Issuer))
 	return g.run(p.ctx)
 }
 
 // addAuthn opens authn's database, brings it up to date, makes sure of the
-// keys, and adds the server to the group.
-func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer keys.Sealer, l net.Listener, drain drainFlags) error {
+// keys, and adds the server to the group. mailer is used if no mail server is
+// set.
+func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer keys.Sealer, l net.Listener, drain drainFlags, mailer authserver.Mailer) error {
 	if err := authserver.CheckIssuer(issuer); err != nil {
 		return wrongSetting("--issuer (URBANDATA_AUTH_ISSUER)", "%s", strings.TrimPrefix(err.Error(), "the issuer "))
 	}
@@ -99,11 +102,18 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	if err != nil {
 		return err
 	}
-	accounts, err := f.accounts()
+	accounts, err := f.accounts(p, issuer, mailer)
 	if err != nil {
 		return err
 	}
-	accounts.Now = p.now
+	proxies, err := f.proxies()
+	if err != nil {
+		return err
+	}
+	if f.Limits == limitsOff {
+		g.log.Warn("LIMITS ARE OFF: anybody may try as many passwords as the machine can check (--limits, URBANDATA_AUTH_LIMITS)")
+	}
+	accounts.Now, accounts.Sealer = p.now, sealer
 	for _, warning := range policy.Warnings() {
 		g.log.Warn(warning)
 	}
@@ -146,7 +156,7 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 			return nil
 		})
 	}
-	registerKeyMetrics(g.metrics, keeper)
+	g.metrics.MustRegister(&keyMetrics{keeper})
 
 	store, err := authserver.NewStore(p.ctx, db.Write, db.Read)
 	if err != nil {
@@ -156,7 +166,7 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	server, err := authserver.New(authserver.Options{
 		Issuer: issuer, Keys: keeper, Log: g.log, Metrics: g.metrics, Version: version(), Now: p.now,
 		Accounts:  authserver.NewAccounts(store, accounts),
-		Audiences: audiences, SigningAlg: alg, Backdate: f.TokenBackdate, Origins: f.CORSOrigin,
+		Audiences: audiences, SigningAlg: alg, Backdate: f.TokenBackdate, Origins: f.CORSOrigin, Proxies: proxies,
 	})
 	if errors.Is(err, authserver.ErrOptions) {
 		return wrongSetting("--audience, --signing-alg or --keys-algorithms", "%s", strings.TrimPrefix(err.Error(), authserver.ErrOptions.Error()+": "))
@@ -201,35 +211,4 @@ func (f *authnFlags) audiences(policy keys.Policy) (map[string]authserver.Audien
 		return nil, "", wrongSetting("--signing-alg (URBANDATA_AUTH_SIGNING_ALG)", "it must be one of --keys-algorithms")
 	}
 	return audiences, jose.SignatureAlgorithm(f.SigningAlg), nil
-}
-
-// registerKeyMetrics shows what an operator wants to be woken for.
-func registerKeyMetrics(reg prometheus.Registerer, keeper *keys.Keeper) {
-	counter := func(name, help string, value func(keys.Stats) float64) {
-		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "urbandata_keys_" + name, Help: help},
-			func() float64 { return value(keeper.Stats()) }))
-	}
-	gauge := func(name, help string, value func(keys.Stats) float64) {
-		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "urbandata_keys_" + name, Help: help},
-			func() float64 { return value(keeper.Stats()) }))
-	}
-	counter("ticks_total", "Looks at the stored ring.", func(s keys.Stats) float64 { return float64(s.Ticks) })
-	counter("tick_failures_total", "Looks that failed.", func(s keys.Stats) float64 { return float64(s.Failures) })
-	counter("conflicts_total", "Changes that another replica made first.", func(s keys.Stats) float64 { return float64(s.Conflicts) })
-	gauge("ring_version", "Version of the ring in memory.", func(s keys.Stats) float64 { return float64(s.Version) })
-	gauge("ring_read_timestamp_seconds", "When the ring in memory was last known to be the stored one.",
-		func(s keys.Stats) float64 { return float64(s.ReadAt.UnixMilli()) / 1000 })
-	for _, alg := range keeper.Policy().Algorithms {
-		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "urbandata_keys_next_transition_timestamp_seconds", Help: "When the signing key of an algorithm is due to change.",
-			ConstLabels: prometheus.Labels{"alg": string(alg)},
-		}, func() float64 {
-			if k := keeper.Ring().Signing(alg); k != nil {
-				if _, at, ok := k.Next(); ok {
-					return float64(at.UnixMilli()) / 1000
-				}
-			}
-			return 0
-		}))
-	}
 }

@@ -52,11 +52,13 @@ type commands struct {
 	Resourceserver resourceserverCmd `cmd:"" help:"Run inmuebles: the properties API."`
 	VerifyProxy    verifyProxyCmd    `cmd:"" help:"Verify tokens for a reverse proxy: nginx, Traefik, Caddy."`
 	Migrate        migrateCmd        `cmd:"" help:"Bring the databases up to date and exit."`
-	Import         importCmd         `cmd:"" help:"Load inmuebles from a CSV file: all of it or nothing."`
+	Import         importCmd         `cmd:"" help:"Load inmuebles from a CSV or NDJSON file."`
+	Export         exportCmd         `cmd:"" help:"Write all inmuebles as CSV, NDJSON, JSON or GeoJSON."`
+	Seed           seedCmd           `cmd:"" help:"Store made-up inmuebles, to try things out."`
 	Users          usersCmd          `cmd:"" help:"Create, list and disable users; set a password."`
 	Clients        clientsCmd        `cmd:"" help:"Register programs that get tokens in their own name."`
 	Audiences      audiencesCmd      `cmd:"" help:"Register whom tokens are for."`
-	Keys           keysCmd           `cmd:"" help:"Look at the signing keys."`
+	Keys           keysCmd           `cmd:"" help:"Look at the signing keys, rotate, revoke, import and export them."`
 	Token          tokenCmd          `cmd:"" help:"Look into an access token."`
 	Version        versionCmd        `cmd:"" help:"Print the version."`
 }

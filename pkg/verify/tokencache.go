@@ -20,11 +20,12 @@ import (
 //   - What time can change (exp, nbf, iat, the life of the key set) is checked
 //     again at every hit, by the very code that checked it at first.
 //   - What it holds is of one [KeySet]. When another set takes its place, all
-//     of that is void in the same instant, and its room free for others.
+//     of that is void in the same instant, and dropped in the next.
 //
-// It is an array of sets of eight places. A set has its share of the bytes, so
-// the whole can't outgrow its bound, and nothing needs to sweep it. A hit is a
-// few atomic loads and no lock, so it scales with the cores.
+// It is an array of sets of eight places. A token may be in either of two sets,
+// and goes to the emptier, which fills them evenly. A set has its share of the
+// bytes, so the whole can't outgrow its bound, and nothing needs to sweep it. A
+// hit is a few atomic loads and no lock, so it scales with the cores.
 
 const (
 	ways = 8
@@ -44,11 +45,10 @@ type verified struct {
 	by   *trust  // whose checklist it passed
 	set  *KeySet // that key was of
 
-	private atomic.Pointer[any] // see VerifyAs
+	private atomic.Pointer[any] // see As
 
 	// What follows is for the cache alone.
 	raw  string
-	hash uint64
 	cost int64
 }
 
@@ -61,11 +61,15 @@ func (v *verified) size() int64 {
 		word*int64(cap(v.Audience)+cap(v.Scope)+cap(v.Roles))
 }
 
+// tokenSet is eight places. A tag is part of the hash of what is in the place
+// beside it, and spares looking there; between the two writes it may be wrong,
+// which costs a hit and no more.
 type tokenSet struct {
-	places [ways]atomic.Pointer[verified] // one cache line, all that a hit reads
+	tags   [ways]atomic.Uint32
+	places [ways]atomic.Pointer[verified]
 
-	mu    sync.Mutex // guards bytes and writing to places
-	bytes int64
+	mu    sync.Mutex   // guards writing to all of it
+	bytes atomic.Int64 // at most setBytes
 }
 
 // tokenCache is safe for concurrent use; nil holds nothing.
@@ -85,18 +89,35 @@ func newTokenCache(limit int64) *tokenCache {
 }
 
 // at is where a token of this hash is, if anywhere.
-func (c *tokenCache) at(hash uint64) *tokenSet { return &c.sets[hash%uint64(len(c.sets))] }
+func (c *tokenCache) at(hash uint64) (one, other *tokenSet) {
+	n := uint64(len(c.sets))
+	return &c.sets[hash%n], &c.sets[(hash>>32^0x9e3779b9)%n]
+}
 
-// get returns what is known of raw, or nil. The caller must check that it
-// still holds.
+// tag is the part of a hash that the choice of the sets uses least.
+func tag(hash uint64) uint32 { return uint32(hash >> 16) } //nolint:gosec // a part of it is what is wanted
+
+// get returns what was found out about raw, or nil. Whether it still holds is
+// for recall to say.
 func (c *tokenCache) get(raw string) *verified {
 	if c == nil {
 		return nil
 	}
 	hash := maphash.String(c.seed, raw)
-	set := c.at(hash)
-	for i := range set.places {
-		if v := set.places[i].Load(); v != nil && v.hash == hash && v.raw == raw {
+	one, other := c.at(hash)
+	if v := one.get(hash, raw); v != nil {
+		return v
+	}
+	return other.get(hash, raw)
+}
+
+func (s *tokenSet) get(hash uint64, raw string) *verified {
+	t := tag(hash)
+	for i := range s.tags {
+		if s.tags[i].Load() != t {
+			continue
+		}
+		if v := s.places[i].Load(); v != nil && v.raw == raw {
 			return v
 		}
 	}
@@ -105,52 +126,76 @@ func (c *tokenCache) get(raw string) *verified {
 
 // put keeps v, which is of raw, where there is room for it: in the place of
 // one that is void, else of those that are the first to expire. One that
-// would take more than a quarter of a set, or has no exp that leaves it
-// useful, is not kept.
+// would take more than a quarter of a set is not kept.
 func (c *tokenCache) put(raw string, v *verified, now time.Time) {
 	if c == nil {
 		return
 	}
 	v.raw = strings.Clone(raw) // else it would keep the whole request's header
-	v.hash = maphash.String(c.seed, raw)
 	v.cost = v.size()
 	if v.cost > setBytes/4 {
 		return
 	}
-	set := c.at(v.hash)
+	hash := maphash.String(c.seed, raw)
+	set, other := c.at(hash)
+	if other.bytes.Load() < set.bytes.Load() {
+		set = other
+	}
 	set.mu.Lock()
 	defer set.mu.Unlock()
 	free := -1
 	for i := range set.places {
-		switch other := set.places[i].Load(); {
-		case other == nil:
+		switch v := set.places[i].Load(); {
+		case v == nil:
 			free = i
-		case other.raw == raw, !other.holds(now):
+		case v.raw == raw, !v.holds(now):
 			set.remove(i)
 			free = i
 		}
 	}
-	for free < 0 || set.bytes+v.cost > setBytes {
-		first := -1
-		for i := range set.places {
-			if other := set.places[i].Load(); other != nil &&
-				(first < 0 || other.Expiry < set.places[first].Load().Expiry) {
-				first = i
-			}
-		}
-		set.remove(first)
-		free = first
+	for free < 0 || set.bytes.Load()+v.cost > setBytes {
+		free = set.first()
+		set.remove(free)
 		c.evicted.Add(1)
 	}
-	set.bytes += v.cost
+	set.bytes.Add(v.cost)
 	set.places[free].Store(v)
+	set.tags[free].Store(tag(hash))
 	c.stored.Add(1)
 }
 
-// remove empties a place that is not empty. set.mu is held.
+// first is the place of the token that is the first to expire. s is not empty.
+func (s *tokenSet) first() int {
+	first, exp := -1, int64(0)
+	for i := range s.places {
+		if v := s.places[i].Load(); v != nil && (first < 0 || v.Expiry < exp) {
+			first, exp = i, v.Expiry
+		}
+	}
+	return first
+}
+
+// remove empties a place that is not empty. s.mu is held.
 func (s *tokenSet) remove(i int) {
-	s.bytes -= s.places[i].Load().cost
+	s.bytes.Add(-s.places[i].Load().cost)
 	s.places[i].Store(nil)
+}
+
+// purge drops what is void.
+func (c *tokenCache) purge(now time.Time) {
+	if c == nil {
+		return
+	}
+	for i := range c.sets {
+		set := &c.sets[i]
+		set.mu.Lock()
+		for j := range set.places {
+			if v := set.places[j].Load(); v != nil && !v.holds(now) {
+				set.remove(j)
+			}
+		}
+		set.mu.Unlock()
+	}
 }
 
 // holds says whether v could still be answered with: its key set is the one
@@ -160,22 +205,20 @@ func (v *verified) holds(now time.Time) bool {
 	return snap.usable(now) && snap.set == v.set && now.Before(v.ExpiresAt().Add(v.by.options.Leeway))
 }
 
-// size is the number of tokens held and the bytes they take. Those that are
-// void count until others take their places.
+// size is the number of tokens held and the bytes they take. Those that have
+// expired count until others take their places.
 func (c *tokenCache) size() (tokens int, bytes int64) {
 	if c == nil {
 		return 0, 0
 	}
 	for i := range c.sets {
 		set := &c.sets[i]
-		set.mu.Lock()
-		bytes += set.bytes
+		bytes += set.bytes.Load()
 		for j := range set.places {
 			if set.places[j].Load() != nil {
 				tokens++
 			}
 		}
-		set.mu.Unlock()
 	}
 	return tokens, bytes
 }

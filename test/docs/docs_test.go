@@ -115,7 +115,7 @@ var (
 )
 
 // foreign are the flags of other programs that the documents name.
-var foreign = map[string]string{"--build": "docker compose up", "--wait": "docker compose up", "--rm": "docker compose run"}
+var foreign = map[string]string{"--build": "docker compose up", "--wait": "docker compose up", "--rm": "docker compose run", "--data-urlencode": "curl"}
 
 // TestEverythingNamedExists: commands, flags and variables.
 func TestEverythingNamedExists(t *testing.T) {
@@ -179,6 +179,7 @@ func TestEverySettingIsDocumented(t *testing.T) {
 
 // up is a running `urbandata up` on free ports.
 type up struct {
+	stdout                 <-chan string // what comes after the banner
 	banner                 string
 	authn, inmuebles, meta string // addresses
 	data                   string // its data folder
@@ -191,6 +192,7 @@ func startUp(t *testing.T) up {
 	for !strings.HasSuffix(u.banner, "/inmuebles\n") {
 		u.banner += await(t, stdout, "") + "\n"
 	}
+	u.stdout = stdout
 	u.banner = strings.NewReplacer(u.authn, "127.0.0.1:8000", u.inmuebles, "127.0.0.1:8001").Replace(u.banner)
 	return u
 }
@@ -237,13 +239,24 @@ func bash(t *testing.T, folder, script string) string {
 func TestCommandsRun(t *testing.T) {
 	for page, result := range map[string]string{"README.md": `"_id"`, "docs/api.md": `"_id"`, "docs/accounts.md": `"last_used_at"`, "docs/oauth.md": `"active":true`} {
 		t.Run(page, func(t *testing.T) {
+			folder := t.TempDir()
 			u := startUp(t)
+			output, err := os.Create(filepath.Join(folder, "up.log")) // go run . > up.log
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() {
+				defer func() { _ = output.Close() }()
+				for line := range u.stdout {
+					_, _ = output.WriteString(line + "\n") // a script that misses it fails
+				}
+			}()
 			blocks := scripts(read(t, page), "")
 			if len(blocks) == 0 {
 				t.Fatal("no block is marked <!-- run -->")
 			}
 			const strict = "curl() { command curl --fail-with-body --noproxy '*' \"$@\"; }\n"
-			out := bash(t, t.TempDir(), u.here(t, strict+strings.Join(blocks, "\n")))
+			out := bash(t, folder, u.here(t, strict+strings.Join(blocks, "\n")))
 			if !strings.Contains(out, result) {
 				t.Errorf("no %s came back:\n%s", result, out)
 			}

@@ -36,7 +36,11 @@ var candidates = []candidate{
 	golang("jwx", "jwx", "15 min, looked at every 15 min"),
 	golang("oidc", "go-oidc", "for ever; unknown kid: fetch"),
 	golang("keyfunc", "keyfunc", "1 h; unknown kid: 1 in 5 min"),
-	golang("urbandata", "pkg/verify", "max-age; unknown kid: 5, then 1 in 10 s"),
+	{
+		name: "pkg/verify", folder: "urbandata", eddsa: true, keeps: "max-age; unknown kid: 5, then 1 in 10 s", inPlace: true,
+		install: [][]string{{"go", "build", "-o", "{out}/victim", "."}},
+		command: []string{"{out}/victim", "-issuer", "{issuer}", "-jwks", "{jwks}", "-scale", "{scale}"},
+	},
 	{
 		name: "jose", folder: "node", eddsa: true, keeps: "600 s; unknown kid: 1 in 30 s",
 		install: [][]string{{"npm", "ci", "--no-audit", "--no-fund", "--silent"}},

@@ -56,7 +56,7 @@ type Attack struct {
 const (
 	defaultHeader  = `{"alg":"{{alg}}","kid":"{{kid}}","typ":"at+jwt"}`
 	defaultPayload = `{"iss":"{{iss}}","aud":"{{aud}}","sub":"u","exp":{{now 300}},"iat":{{now 0}},"scope":"inmuebles:read","token_type":"access"}`
-	defaultToken   = `{{.H}}.{{.P}}.{{.S}}`
+	defaultForm    = `{{.H}}.{{.P}}.{{.S}}`
 )
 
 // LoadAttacks reads a corpus. A recipe with an unknown member is an error.
@@ -188,7 +188,7 @@ func (a *Attacker) Token(attack Attack) string {
 		}
 	}
 	parts.S = encode(signature)
-	return fill(attack.Token, defaultToken, parts)
+	return fill(attack.Token, defaultForm, parts)
 }
 
 // secret is what is public about the issuer's keys, as a secret of HMAC.
@@ -253,13 +253,17 @@ var signatures = map[string]func(s []byte, k crypto.Signer, text []byte) []byte{
 	"megabyte":      func([]byte, crypto.Signer, []byte) []byte { return make([]byte, 1<<20) },
 
 	// Ed25519 (RFC 8032 §5.1.7): S is little-endian and below the order L.
-	"S+L": func(s []byte, _ crypto.Signer, _ []byte) []byte { return withS(s, new(big.Int).Add(scalar(s), edOrder)) },
+	"S+L": func(s []byte, _ crypto.Signer, _ []byte) []byte {
+		return withS(s, new(big.Int).Add(scalar(s), edOrder))
+	},
 	"S+8L": func(s []byte, _ crypto.Signer, _ []byte) []byte {
 		return withS(s, new(big.Int).Add(scalar(s), new(big.Int).Lsh(edOrder, 3)))
 	},
-	"S=0":          func(s []byte, _ crypto.Signer, _ []byte) []byte { return withS(s, new(big.Int)) },
-	"S=L":          func(s []byte, _ crypto.Signer, _ []byte) []byte { return withS(s, edOrder) },
-	"L-S":          func(s []byte, _ crypto.Signer, _ []byte) []byte { return withS(s, new(big.Int).Sub(edOrder, scalar(s))) },
+	"S=0": func(s []byte, _ crypto.Signer, _ []byte) []byte { return withS(s, new(big.Int)) },
+	"S=L": func(s []byte, _ crypto.Signer, _ []byte) []byte { return withS(s, edOrder) },
+	"L-S": func(s []byte, _ crypto.Signer, _ []byte) []byte {
+		return withS(s, new(big.Int).Sub(edOrder, scalar(s)))
+	},
 	"R neutral":    func(s []byte, _ crypto.Signer, _ []byte) []byte { return append(point("01"), s[32:]...) },
 	"R neutral, 0": func([]byte, crypto.Signer, []byte) []byte { return append(point("01"), make([]byte, 32)...) },
 	"R of order 2": func([]byte, crypto.Signer, []byte) []byte {

@@ -2,14 +2,11 @@ module github.com/urbandata/urbandata/test/drill/victims/golang
 
 go 1.26.0
 
-replace github.com/urbandata/urbandata => ../../../..
-
 require (
 	github.com/MicahParks/keyfunc/v3 v3.9.0
 	github.com/coreos/go-oidc/v3 v3.21.0
 	github.com/golang-jwt/jwt/v5 v5.3.1
 	github.com/lestrrat-go/jwx/v2 v2.1.7
-	github.com/urbandata/urbandata v0.0.0-00010101000000-000000000000
 	golang.org/x/time v0.15.0
 )
 

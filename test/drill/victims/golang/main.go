@@ -1,7 +1,7 @@
 // Command golang is a verifier on trial in the drill (test/drill), built on a
 // stock Go library with the settings that its README shows:
 //
-//	golang -library jwx|oidc|keyfunc|urbandata -issuer URL -jwks URL -scale N
+//	golang -library jwx|oidc|keyfunc -issuer URL -jwks URL -scale N
 //
 // It is a module of its own, because what is on trial is no dependency of
 // urbandata. With -scale 1 every setting is as the README has it. With N the
@@ -15,7 +15,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"log"
@@ -30,8 +29,6 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwk"
 	"github.com/lestrrat-go/jwx/v2/jwt"
 	"golang.org/x/time/rate"
-
-	"github.com/urbandata/urbandata/pkg/verify"
 )
 
 // check verifies a token for an audience.
@@ -47,7 +44,7 @@ type settings struct {
 func (s settings) down(d time.Duration) time.Duration { return d / time.Duration(s.scale) }
 
 var libraries = map[string]func(context.Context, settings) (check, error){
-	"jwx": newJWX, "oidc": newOIDC, "keyfunc": newKeyfunc, "urbandata": newUrbandata,
+	"jwx": newJWX, "oidc": newOIDC, "keyfunc": newKeyfunc,
 }
 
 func main() {
@@ -149,38 +146,6 @@ func newKeyfunc(ctx context.Context, s settings) (check, error) {
 	return func(_ context.Context, audience, token string) error {
 		_, err := golangjwt.Parse(token, keys.Keyfunc, golangjwt.WithIssuer(s.issuer), golangjwt.WithAudience(audience),
 			golangjwt.WithExpirationRequired(), golangjwt.WithValidMethods([]string{"RS256", "EdDSA"}))
-		return err
-	}, nil
-}
-
-func newUrbandata(ctx context.Context, s settings) (check, error) {
-	o := verify.Options{Issuer: s.issuer, JWKSURL: s.jwks}
-	if s.scale > 1 {
-		o.Leeway = s.down(verify.DefaultLeeway)
-		o.Cache = verify.CacheOptions{
-			MinAge: s.down(verify.DefaultMinAge), DefaultAge: s.down(verify.DefaultAge),
-			MaxAge: s.down(verify.DefaultMaxAge), MaxStale: s.down(verify.DefaultMaxStale), Every: s.down(verify.DefaultEvery),
-		}
-	}
-	verifiers := map[string]*verify.Verifier{}
-	for _, audience := range []string{"drill-rs256", "drill-eddsa"} { // a verifier is for one
-		o.Audience = audience
-		v, err := verify.New(o)
-		if err != nil {
-			return nil, err
-		}
-		go func() { _ = v.Run(ctx) }() // ends with ctx; Wait tells how it went
-		if err := v.Wait(ctx); err != nil {
-			return nil, err
-		}
-		verifiers[audience] = v
-	}
-	return func(ctx context.Context, audience, token string) error {
-		v := verifiers[audience]
-		if v == nil {
-			return errors.New("no such audience")
-		}
-		_, err := v.Verify(ctx, token)
 		return err
 	}, nil
 }
