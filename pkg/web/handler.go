@@ -162,7 +162,7 @@ func crossOrigin(origins []string) *cors.Cors {
 		AllowedOrigins: origins,
 		AllowedMethods: []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete},
 		AllowedHeaders: []string{"Authorization", "Access-Token", "Content-Type", "Accept", "If-Match", "If-None-Match", "Traceparent"},
-		ExposedHeaders: []string{"Etag", "Link", "Location", "Retry-After", "Www-Authenticate", "X-Request-Id"},
+		ExposedHeaders: []string{"Etag", "Link", "Location", "Ratelimit", "Ratelimit-Policy", "Retry-After", "Www-Authenticate", "X-Request-Id"},
 		MaxAge:         600,
 	})
 }
