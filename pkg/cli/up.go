@@ -60,15 +60,14 @@ func (c *upCmd) Run(p *program, l *logging) error {
 	if err := g.listenDebug(p, c.MetricsListen, "127.0.0.1:9000"); err != nil {
 		return err
 	}
-	err = g.addAuthn(p, &c.authnFlags, c.Issuer, authFile(c.DataDir), sealer, auth, c.Drain)
-	if err == nil {
-		if c.Demo {
-			err = seedDemo(p.ctx, apiFile(c.DataDir))
-		}
+	err = g.addAuthn(p, &c.authnFlags, c.Issuer, authFile(c.DataDir), sealer, auth, c.Drain, console{p.stdout})
+	if err == nil && c.Demo {
+		err = seedDemo(p.ctx, apiFile(c.DataDir))
 	}
 	if err == nil {
 		err = g.addInmuebles(p, verify.Options{
 			Issuer: c.Issuer, Audience: authserver.InmueblesAudience, JWKSURL: authURL + jwksPath, Logger: log,
+			Name: verifierName("inmuebles"), TokenCacheBytes: verify.DefaultTokenCacheBytes,
 		}, &c.inmueblesFlags, apiFile(c.DataDir), api, c.Drain, c.CORSOrigin)
 	}
 	if err != nil {
@@ -169,6 +168,10 @@ func (c *upCmd) banner(p *program, authURL, apiURL string, debug net.Listener) {
 	if debug != nil {
 		metrics = "http://" + debug.Addr().String() + "/metrics"
 	}
+	mail := "by " + c.SMTPServer
+	if c.SMTPServer == "" {
+		mail = "printed here, links too: no mail server is set (--smtp-server)"
+	}
 	post := `curl -sS -H 'Content-Type: application/json'`
 	example, err := json.Marshal(exampleInmueble)
 	if err != nil { // plain values
@@ -177,12 +180,13 @@ func (c *upCmd) banner(p *program, authURL, apiURL string, debug net.Listener) {
 	fmt.Fprintf(p.stdout, `authn      %[1]s  docs %[1]s/docs  keys %[1]s%[3]s
 inmuebles  %[2]s  docs %[2]s/docs  metrics %[4]s
 data       %[5]s  (Ctrl-C stops; the data stays)
+mail       %[8]s
 # register, log in, create, list:
 %[6]s %[1]s/authn/register -d '{"email":"ana@example.es","password":"una frase larga y mia","first_name":"Ana","last_name":"Ruiz","company":"Casas"}'
 TOKEN=$(%[6]s %[1]s/authn/token -d '{"email":"ana@example.es","password":"una frase larga y mia"}' | sed 's/.*"access":"\([^"]*\)".*/\1/')
 %[6]s -H "Authorization: Bearer $TOKEN" %[2]s/inmuebles -d '%[7]s'
 curl -sS -H "Authorization: Bearer $TOKEN" %[2]s/inmuebles
-`, authURL, apiURL, jwksPath, metrics, absolute(c.DataDir), post, strings.ReplaceAll(string(example), "'", `'\''`))
+`, authURL, apiURL, jwksPath, metrics, absolute(c.DataDir), post, strings.ReplaceAll(string(example), "'", `'\''`), mail)
 }
 
 func absolute(path string) string {
