@@ -239,12 +239,7 @@ func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
 		}
 	}
 	if l.object && len(page.Items) != 1 {
-		p := web.NewProblem(http.StatusNotAcceptable, codeSingle, "One row was asked for, and there are none or several.")
-		p.Details = "The result contains several rows"
-		if len(page.Items) == 0 {
-			p.Details = "The result contains 0 rows"
-		}
-		return nil, p
+		return nil, notSingle(len(page.Items))
 	}
 	if l.back {
 		slices.Reverse(page.Items)
