@@ -24,11 +24,3 @@ func (p *patch) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
 func (patch) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{Type: huma.TypeString, Nullable: true}
 }
-
-// or is the patched value.
-func (p patch) or(value string) string {
-	if p.Set {
-		return p.Value
-	}
-	return value
-}

@@ -2,6 +2,7 @@ package authserver
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -17,6 +18,7 @@ import (
 type peer struct {
 	UserAgent string       // cut to maxUserAgent bytes, printable; "" if there is none
 	Network   netip.Prefix // IPv4 /32 or IPv6 /64; invalid if the address isn't known
+	Refresh   string       // a refresh token that it showed at login, to be known again
 }
 
 // network is how a peer's network is stored and compared: "192.0.2.7",
@@ -44,10 +46,31 @@ func peerOf(ctx context.Context) peer {
 // withPeer is a huma middleware: it notes where the request comes from.
 func (s *Server) withPeer(ctx huma.Context, next func(huma.Context)) {
 	r, _ := humamux.Unwrap(ctx)
-	next(huma.WithValue(ctx, peerKey{}, peer{
-		UserAgent: printable(r.UserAgent(), maxUserAgent),
-		Network:   networkOf(s.proxies.client(r)),
-	}))
+	next(huma.WithContext(ctx, s.notePeer(ctx.Context(), r, ctx.SetHeader)))
+}
+
+// notePeer puts where a request comes from into its context, and how its
+// answer gets the fields that say what is left of a limit.
+func (s *Server) notePeer(ctx context.Context, r *http.Request, setHeader func(name, value string)) context.Context {
+	s.noticeProxy(r)
+	ctx = context.WithValue(ctx, peerKey{}, peer{
+		UserAgent: printable(r.UserAgent(), maxUserAgent), Network: networkOf(s.proxies.client(r)),
+	})
+	return context.WithValue(ctx, limitStateKey{}, &limitState{set: setHeader})
+}
+
+// noticeProxy says once that there seems to be a proxy that nobody configured:
+// all its clients would share the limits of one network.
+func (s *Server) noticeProxy(r *http.Request) {
+	if r.Header.Get(FieldXForwardedFor) == "" && r.Header.Get(FieldForwarded) == "" {
+		return
+	}
+	if a := parseAddress(r.RemoteAddr); (a.IsPrivate() || a.IsLoopback()) && !s.proxies.ours(a) {
+		s.proxyNotice.Do(func() {
+			s.log.Warn("requests seem to come through a proxy that is not among --trusted-proxies: all its clients count as one network",
+				slog.String("proxy", a.String()))
+		})
+	}
 }
 
 // printable is text without what a terminal or a page could stumble over, cut

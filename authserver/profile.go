@@ -75,12 +75,6 @@ func (s *Server) changePassword(ctx context.Context, in *passwordInput) (*struct
 	return nil, s.accounts.changePassword(ctx, c, in.Body.Current, in.Body.New)
 }
 
-type deleteInput struct {
-	Body struct {
-		Password string `json:"password" maxLength:"1024" doc:"The present password" example:"a long phrase of your own"`
-	}
-}
-
 type deleteOutput struct {
 	CacheControl string `header:"Cache-Control"`
 	Body         struct {
@@ -88,13 +82,13 @@ type deleteOutput struct {
 	}
 }
 
-func (s *Server) deleteMe(ctx context.Context, in *deleteInput) (*deleteOutput, error) {
+func (s *Server) deleteMe(ctx context.Context, in *bothFactorsInput) (*deleteOutput, error) {
 	c, err := s.caller(ctx)
 	if err != nil {
 		return nil, err
 	}
 	out := &deleteOutput{CacheControl: "no-store"}
-	out.Body.EraseAt, err = s.accounts.deleteOwn(ctx, c, in.Body.Password)
+	out.Body.EraseAt, err = s.accounts.deleteOwn(ctx, c, in.Body.Password, in.Body.OTP)
 	return out, err
 }
 
@@ -102,11 +96,12 @@ type restoreInput struct {
 	Body struct {
 		Email    string `json:"email" maxLength:"254" example:"ana@example.es"`
 		Password string `json:"password" maxLength:"1024" example:"a long phrase of your own"`
+		OTP      string `json:"otp,omitempty" maxLength:"64" doc:"A code of the second factor, or a recovery code, if one is on" example:"123456"`
 	}
 }
 
 func (s *Server) restore(ctx context.Context, in *restoreInput) (*struct{}, error) {
-	return nil, s.accounts.restore(ctx, in.Body.Email, in.Body.Password)
+	return nil, s.accounts.restore(ctx, in.Body.Email, in.Body.Password, in.Body.OTP)
 }
 
 // Data is all that authn keeps about a user, but for what proves things to us:
@@ -164,27 +159,49 @@ func (a *Accounts) changeProfile(ctx context.Context, c *caller, first, last, co
 	return row.user(), nil
 }
 
-// confirm checks the password with which a user confirms something, or
+// confirmPassword checks the password with which a user confirms something, or
 // returns [ErrPassword].
-func (a *Accounts) confirm(ctx context.Context, user *userRow, password string) error {
-	ok, err := a.hasher.verify(ctx, user.PasswordHash, password)
-	if err == nil && !ok {
-		err = ErrPassword
+func (a *Accounts) confirmPassword(ctx context.Context, user *userRow, password string) error {
+	only := *user
+	only.SecondFactorAt = nil
+	return a.confirm(ctx, &only, password, "")
+}
+
+// confirm checks the password, and the code of the second factor if one is on,
+// or returns [ErrPassword], [ErrOTPRequired] or [ErrOTP]. It counts as a login does: an access token that was
+// stolen is no place to guess from.
+func (a *Accounts) confirm(ctx context.Context, user *userRow, password, code string) error {
+	attempt, err := a.limit.try(ctx, user.EmailKey, peerOf(ctx))
+	if err != nil {
+		return err
 	}
-	return err
+	ok, _, err := a.hasher.verify(ctx, user.PasswordHash, password)
+	switch {
+	case err != nil:
+		return err
+	case !ok:
+		return a.limit.failed(ctx, attempt, ErrPassword)
+	}
+	if _, err := a.checkSecondFactor(ctx, user, code); errors.Is(err, ErrOTP) {
+		return a.limit.failed(ctx, attempt, ErrOTP)
+	} else if err != nil {
+		return err
+	}
+	return a.limit.passed(ctx, attempt)
 }
 
 // changePassword gives the caller another password and ends the caller's
 // other sessions. It returns [ErrPassword] or a [*FieldError].
 func (a *Accounts) changePassword(ctx context.Context, c *caller, current, password string) error {
-	if err := a.confirm(ctx, c.user, current); err != nil {
+	if err := a.confirmPassword(ctx, c.user, current); err != nil {
 		return err
 	}
 	hash, err := a.choose(ctx, "new_password", password, c.user)
 	if err != nil {
 		return err
 	}
-	err = a.store.replacePassword(ctx, c.user, hash, c.session, a.now())
+	err = a.store.replacePassword(ctx, c.user, hash, c.session, a.mail(mailPasswordChanged, c.user, "", ""), a.now())
+	a.outbox.call()
 	if errors.Is(err, ErrNoUser) {
 		return ErrPassword // it was changed meanwhile
 	}
@@ -194,20 +211,21 @@ func (a *Accounts) changePassword(ctx context.Context, c *caller, current, passw
 // choose checks that a user may choose a password, and hashes it. The error
 // is a [*FieldError] or [ErrBusy].
 func (a *Accounts) choose(ctx context.Context, field, password string, user *userRow) (hash string, err error) {
-	if reason := weakness(password, user.Email, user.FirstName, user.LastName, user.FirstName+user.LastName, user.Company); reason != "" {
-		return "", &FieldError{field, reason}
+	if err := a.allowed(field, password, user); err != nil {
+		return "", err
 	}
 	return a.hasher.hash(ctx, password)
 }
 
 // deleteOwn deletes the caller's account, and says when it is erased.
-func (a *Accounts) deleteOwn(ctx context.Context, c *caller, password string) (time.Time, error) {
-	if err := a.confirm(ctx, c.user, password); err != nil {
+func (a *Accounts) deleteOwn(ctx context.Context, c *caller, password, code string) (time.Time, error) {
+	if err := a.confirm(ctx, c.user, password, code); err != nil {
 		return time.Time{}, err
 	}
 	now := a.now()
 	eraseAt := now.Add(a.options.DeletionGrace).UTC().Truncate(time.Millisecond)
-	err := a.store.deleteUser(ctx, c.user, eraseAt, now)
+	err := a.store.deleteUser(ctx, c.user, eraseAt, a.mail(mailDeleted, c.user, "", ""), now)
+	a.outbox.call()
 	if errors.Is(err, ErrNoUser) {
 		err = ErrPassword // it was changed meanwhile
 	}
@@ -216,10 +234,10 @@ func (a *Accounts) deleteOwn(ctx context.Context, c *caller, password string) (t
 
 // restore brings an account back that its owner deleted; one that isn't
 // deleted stays as it is. It returns [ErrCredentials] as a login does.
-func (a *Accounts) restore(ctx context.Context, email, password string) error {
-	user, err := a.authenticate(ctx, email, password)
+func (a *Accounts) restore(ctx context.Context, email, password, code string) error {
+	l, err := a.authenticate(ctx, email, password, code, peerOf(ctx))
 	if errors.Is(err, ErrDeleted) {
-		err = a.store.restoreUser(ctx, user, a.now())
+		err = a.store.restoreUser(ctx, l.user, a.now())
 	}
 	if errors.Is(err, ErrNoUser) {
 		return ErrCredentials // erased, or given another password, meanwhile

@@ -91,7 +91,7 @@ func newAuthn(t *testing.T, db *database.SQL, change ...func(*Options)) *authn {
 	t.Cleanup(func() { _ = a.store.Close() })
 	o := Options{
 		Issuer: testIssuer, Keys: keeper, Log: log, Now: a.clock.Now, Version: "test", Backdate: DefaultBackdate,
-		Accounts: NewAccounts(a.store, AccountsOptions{Now: a.clock.Now}),
+		Accounts: NewAccounts(a.store, AccountsOptions{Now: a.clock.Now, Sealer: sealer}),
 	}
 	for _, c := range change {
 		c(&o)
@@ -429,7 +429,7 @@ func TestAudiences(t *testing.T) {
 	} {
 		a := newAuthn(t, db, func(o *Options) {
 			o.SigningAlg = tc.override
-			o.Audiences = map[string]Audience{"spring": {jose.RS256, token.TypeJWT}, "modern": {jose.EdDSA, token.TypeAccess}}
+			o.Audiences = map[string]Audience{"spring": {Alg: jose.RS256, Type: token.TypeJWT}, "modern": {Alg: jose.EdDSA, Type: token.TypeAccess}}
 		})
 		if w := a.call("POST", "/authn/register", "", member{"email": "ana@ejemplo.example", "password": testPassword}); w.Code != 201 && w.Code != 409 {
 			t.Fatal(w.Body)

@@ -33,7 +33,8 @@ type Store struct {
 
 	// The hot statements, prepared once: lib/pq makes two round trips of
 	// one that isn't.
-	userByEmail, userByID, insertSession, rotate, readSession, endSession, liveUser *sqlx.Stmt
+	userByEmail, userFromEmail, userByID, insertSession, rotate, readSession, endSession, liveUser,
+	knownNetwork, counts, clientByID, spend *sqlx.Stmt
 }
 
 // NewStore prepares the statements on migrated databases. write and read are
@@ -47,6 +48,7 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 		text string
 	}{
 		{&s.userByEmail, read, selectUser + " WHERE email_key = ?"},
+		{&s.userFromEmail, read, selectUser + " WHERE email_key >= ? ORDER BY email_key LIMIT 1"},
 		{&s.userByID, read, selectUser + " WHERE id = ?"},
 		{&s.insertSession, write, insertSessionSQL},
 		{&s.rotate, write, rotateSQL},
@@ -54,6 +56,10 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 		{&s.endSession, write, "UPDATE sessions SET ended_at = ?, ended_reason = ? WHERE id = ? AND ended_at IS NULL"},
 		{&s.liveUser, read, selectUser + ` WHERE disabled_at IS NULL AND id =
 			(SELECT user_id FROM sessions WHERE id = ? AND` + isLive + `)`},
+		{&s.knownNetwork, read, `SELECT EXISTS (SELECT 1 FROM sessions WHERE network <> '' AND user_id = (SELECT id FROM users WHERE email_key = ?) AND network = ?)`},
+		{&s.counts, read, "SELECT key, count, last_at, expires_at FROM throttle WHERE key IN (?, ?, ?)"},
+		{&s.clientByID, read, selectClient + " WHERE id = ?"},
+		{&s.spend, write, "INSERT INTO client_assertions (id, expires_at) VALUES (?, ?)"},
 	} {
 		stmt, err := p.db.PreparexContext(ctx, p.db.Rebind(p.text)) //nolint:sqlclosecheck // Close does
 		if err != nil {
@@ -67,7 +73,10 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 // Close releases the statements.
 func (s *Store) Close() error {
 	var errs []error
-	for _, stmt := range []*sqlx.Stmt{s.userByEmail, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser} {
+	for _, stmt := range []*sqlx.Stmt{
+		s.userByEmail, s.userFromEmail, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser,
+		s.knownNetwork, s.counts, s.clientByID, s.spend,
+	} {
 		if stmt != nil {
 			errs = append(errs, stmt.Close())
 		}
@@ -100,6 +109,9 @@ type userRow struct {
 	DisabledBy   string `db:"disabled_by"` // byOwner, byOperator, or "" (which is an operator, too)
 	EraseAt      *int64 `db:"erase_at"`
 	Language     string `db:"language"`
+
+	EmailVerifiedAt *int64 `db:"email_verified_at"`
+	SecondFactorAt  *int64 `db:"second_factor_at"`
 }
 
 // Who disabled a user.
@@ -109,28 +121,57 @@ const (
 )
 
 const userColumns = `id, email, email_key, password_hash, first_name, last_name, company, roles,
-	created_at, updated_at, disabled_at, disabled_by, erase_at, language`
+	created_at, updated_at, disabled_at, disabled_by, erase_at, language, email_verified_at, second_factor_at`
 
 const selectUser = "SELECT " + userColumns + " FROM users"
 
-// insertUser stores a user, or returns [ErrEmailTaken].
-func (s *Store) insertUser(ctx context.Context, u *userRow) error {
-	_, err := s.write.NamedExecContext(ctx, `INSERT INTO users
-		(`+userColumns+`)
-		VALUES (:id, :email, :email_key, :password_hash, :first_name, :last_name, :company, :roles,
-			:created_at, :updated_at, :disabled_at, :disabled_by, :erase_at, :language)`, u)
+const insertUserSQL = `INSERT INTO users (` + userColumns + `)
+	VALUES (:id, :email, :email_key, :password_hash, :first_name, :last_name, :company, :roles,
+		:created_at, :updated_at, :disabled_at, :disabled_by, :erase_at, :language, :email_verified_at, :second_factor_at)`
+
+// insertUser stores a user, with mail if there is some, or returns
+// [ErrEmailTaken].
+func (s *Store) insertUser(ctx context.Context, u *userRow, welcome *outboxRow) error {
+	err := s.transaction(ctx, func(tx *sqlx.Tx) error {
+		if _, err := tx.NamedExecContext(ctx, insertUserSQL, u); err != nil {
+			return fmt.Errorf("store a user: %w", err)
+		}
+		return notify(ctx, welcome)(tx)
+	})
 	if isUnique(err) {
 		return ErrEmailTaken
 	}
-	if err != nil {
-		return fmt.Errorf("store a user: %w", err)
-	}
-	return nil
+	return err
+}
+
+// insertOrTell stores a user and mail, or, if the address is taken, other mail
+// only, in one transaction.
+func (s *Store) insertOrTell(ctx context.Context, u *userRow, welcome, known *outboxRow) error {
+	return s.transaction(ctx, func(tx *sqlx.Tx) error {
+		res, err := tx.NamedExecContext(ctx, insertUserSQL+" ON CONFLICT (email_key) DO NOTHING", u)
+		if err != nil {
+			return fmt.Errorf("store a user: %w", err)
+		}
+		n, err := res.RowsAffected()
+		if err != nil {
+			return fmt.Errorf("store a user: %w", err)
+		}
+		if n == 0 {
+			welcome = known
+		}
+		return notify(ctx, welcome)(tx)
+	})
 }
 
 // findUser returns the user of a folded address, or [ErrNoUser].
 func (s *Store) findUser(ctx context.Context, emailKey string) (*userRow, error) {
 	return one(ctx, s.userByEmail, emailKey)
+}
+
+// userFrom returns the user of a folded address or, if nobody has it, the one
+// of the next address, or [ErrNoUser]: one statement at one cost.
+func (s *Store) userFrom(ctx context.Context, emailKey string) (*userRow, error) {
+	return one(ctx, s.userFromEmail, emailKey)
 }
 
 // userOfSession returns the user whose live session this is, or [ErrNoUser]
@@ -167,7 +208,8 @@ func (s *Store) listUsers(ctx context.Context, after string, limit int) ([]userR
 // address.
 func (s *Store) setPassword(ctx context.Context, emailKey, hash string, now time.Time) error {
 	return s.changed(ctx, `UPDATE users SET password_hash = ?, updated_at = ?, disabled_at = NULL, disabled_by = '', erase_at = NULL
-		WHERE email_key = ?`, []any{hash, now.UnixMilli(), emailKey}, endAllOf(ctx, emailKey, "password changed", now))
+		WHERE email_key = ?`, []any{hash, now.UnixMilli(), emailKey}, endAllOf(ctx, emailKey, "password changed", now),
+		func(tx *sqlx.Tx) error { return dropResets(ctx, tx, emailKey) })
 }
 
 // disable disables a user on an operator's behalf, and ends the sessions, in
@@ -177,6 +219,16 @@ func (s *Store) setPassword(ctx context.Context, emailKey, hash string, now time
 func (s *Store) disable(ctx context.Context, emailKey string, now time.Time) error {
 	return s.changed(ctx, "UPDATE users SET updated_at = ?, disabled_at = ?, disabled_by = ? WHERE email_key = ?",
 		[]any{now.UnixMilli(), now.UnixMilli(), byOperator, emailKey}, endAllOf(ctx, emailKey, "user disabled", now))
+}
+
+// dropResets deletes the reset links of the user of an address.
+func dropResets(ctx context.Context, tx *sqlx.Tx, emailKey string) error {
+	_, err := tx.ExecContext(ctx, tx.Rebind(`DELETE FROM email_links WHERE purpose = ?
+		AND user_id = (SELECT id FROM users WHERE email_key = ?)`), mailReset, emailKey)
+	if err != nil {
+		return fmt.Errorf("delete a user's links: %w", err)
+	}
+	return nil
 }
 
 // endAllOf ends all sessions of the user of an address.
@@ -208,14 +260,15 @@ type newSession struct {
 	IdleExpiresAt time.Time
 	ExpiresAt     time.Time
 	Peer          peer
+	AMR           string
 }
 
 // A session starts only for a user who, at that very moment, isn't disabled
 // and still has the password that was checked: else the subquery is NULL,
 // which the column refuses.
 const insertSessionSQL = `INSERT INTO sessions (id, user_id, client_id, audience, mark_key, current_hash, history,
-	created_at, rotated_at, idle_expires_at, expires_at, user_agent, network)
-	VALUES (?, (SELECT id FROM users WHERE id = ? AND password_hash = ? AND disabled_at IS NULL), ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?)`
+	created_at, rotated_at, idle_expires_at, expires_at, user_agent, network, amr)
+	VALUES (?, (SELECT id FROM users WHERE id = ? AND password_hash = ? AND disabled_at IS NULL), ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?)`
 
 // startSession stores a session for the user whose password was checked
 // against passwordHash, or returns [ErrNoUser] when that no longer holds.
@@ -223,7 +276,7 @@ func (s *Store) startSession(ctx context.Context, n *newSession, passwordHash st
 	created := n.CreatedAt.UnixMilli()
 	_, err := s.insertSession.ExecContext(ctx, n.ID.String(), n.UserID, passwordHash, n.ClientID, n.Audience,
 		n.MarkKey, n.CurrentHash, created, created, n.IdleExpiresAt.UnixMilli(), n.ExpiresAt.UnixMilli(),
-		n.Peer.UserAgent, n.Peer.network())
+		n.Peer.UserAgent, n.Peer.network(), n.AMR)
 	if isNull(err) {
 		return ErrNoUser
 	}
@@ -242,7 +295,7 @@ const rotateSQL = `UPDATE sessions SET
 		network = ?
 	WHERE id = ? AND current_hash = ? AND ended_at IS NULL AND expires_at > ? AND idle_expires_at > ?
 		AND EXISTS (SELECT 1 FROM users WHERE users.id = sessions.user_id AND users.disabled_at IS NULL)
-	RETURNING user_id, client_id, audience, mark_key, expires_at,
+	RETURNING user_id, client_id, audience, mark_key, expires_at, created_at, amr,
 		(SELECT users.roles FROM users WHERE users.id = sessions.user_id) AS roles`
 
 // rotateSession puts next in the place of current, in one statement. It
@@ -270,8 +323,8 @@ func (s *Store) rotateSession(ctx context.Context, now time.Time, current, next 
 }
 
 const readSessionSQL = `SELECT s.user_id, s.client_id, s.audience, s.mark_key, s.current_hash, s.history, s.rotated_at,
-		s.idle_expires_at, s.expires_at, s.ended_at, s.ended_reason,
-		u.disabled_at IS NOT NULL AS disabled, u.roles
+		s.idle_expires_at, s.expires_at, s.ended_at, s.ended_reason, s.created_at, s.amr,
+		u.disabled_at IS NOT NULL AS disabled, u.roles, u.email_key
 	FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.id = ?`
 
 // loadSession reads a session, or returns [ErrInvalidGrant] when there is

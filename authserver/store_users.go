@@ -85,21 +85,35 @@ func (s *Store) attempt(ctx context.Context, f func(*sqlx.Tx) error) error {
 // replacePassword puts a hash in the place of the one that u has, and ends
 // u's sessions but one ([uuid.Nil] for none), in one transaction. It returns
 // [ErrNoUser] when the hash is no longer that one or u is disabled.
-func (s *Store) replacePassword(ctx context.Context, u *userRow, hash string, keep uuid.UUID, now time.Time) error {
+func (s *Store) replacePassword(ctx context.Context, u *userRow, hash string, keep uuid.UUID, notice *outboxRow, now time.Time) error {
 	return s.changed(ctx, `UPDATE users SET password_hash = ?, updated_at = ?
 		WHERE id = ? AND password_hash = ? AND disabled_at IS NULL`,
 		[]any{hash, now.UnixMilli(), u.ID, u.PasswordHash},
-		func(tx *sqlx.Tx) error { return endAll(ctx, tx, u.ID, keep, "password changed", now) })
+		func(tx *sqlx.Tx) error { return endAll(ctx, tx, u.ID, keep, "password changed", now) },
+		func(tx *sqlx.Tx) error { return dropLinks(ctx, tx, u.ID, mailReset) },
+		notify(ctx, notice))
+}
+
+// rehash puts another hash of the same password in the place of the one that
+// u has, unless that isn't there any more. Sessions go on.
+func (s *Store) rehash(ctx context.Context, u *userRow, hash string) error {
+	_, err := s.write.ExecContext(ctx, s.write.Rebind("UPDATE users SET password_hash = ? WHERE id = ? AND password_hash = ?"),
+		hash, u.ID, u.PasswordHash)
+	if err != nil {
+		return fmt.Errorf("store a password hash: %w", err)
+	}
+	return nil
 }
 
 // deleteUser disables the account of u on its owner's behalf, to be erased
 // later, and ends its sessions, in one transaction. It returns [ErrNoUser]
 // when u was disabled or given another password meanwhile.
-func (s *Store) deleteUser(ctx context.Context, u *userRow, eraseAt, now time.Time) error {
+func (s *Store) deleteUser(ctx context.Context, u *userRow, eraseAt time.Time, notice *outboxRow, now time.Time) error {
 	return s.changed(ctx, `UPDATE users SET disabled_at = ?, disabled_by = ?, erase_at = ?, updated_at = ?
 		WHERE id = ? AND password_hash = ? AND disabled_at IS NULL`,
 		[]any{now.UnixMilli(), byOwner, eraseAt.UnixMilli(), now.UnixMilli(), u.ID, u.PasswordHash},
-		func(tx *sqlx.Tx) error { return endAll(ctx, tx, u.ID, uuid.Nil, "account deleted", now) })
+		func(tx *sqlx.Tx) error { return endAll(ctx, tx, u.ID, uuid.Nil, "account deleted", now) },
+		notify(ctx, notice))
 }
 
 // restoreUser takes deleteUser back, or returns [ErrNoUser] when the account
@@ -108,6 +122,11 @@ func (s *Store) restoreUser(ctx context.Context, u *userRow, now time.Time) erro
 	return s.changed(ctx, `UPDATE users SET disabled_at = NULL, disabled_by = '', erase_at = NULL, updated_at = ?
 		WHERE id = ? AND password_hash = ? AND disabled_by = ? AND erase_at > ?`,
 		[]any{now.UnixMilli(), u.ID, u.PasswordHash, byOwner, now.UnixMilli()})
+}
+
+// expireLinks deletes links that have expired.
+func (s *Store) expireLinks(ctx context.Context, now time.Time, limit int) (int64, error) {
+	return s.deleteSome(ctx, "email_links", "hash", "expires_at <= ?", now.UnixMilli(), limit)
 }
 
 // eraseUsers deletes users whose time has come, and all that belongs to them,
@@ -119,7 +138,7 @@ func (s *Store) eraseUsers(ctx context.Context, now time.Time, limit int) (int64
 // deleteSome deletes up to limit rows of a table.
 func (s *Store) deleteSome(ctx context.Context, table, key, condition string, arg any, limit int) (int64, error) {
 	res, err := s.write.ExecContext(ctx, s.write.Rebind(fmt.Sprintf(
-		"DELETE FROM %[1]s WHERE %[2]s IN (SELECT %[2]s FROM %[1]s WHERE %[3]s LIMIT ?)", table, key, condition)), arg, limit) //nolint:gosec // the caller's constants
+		"DELETE FROM %[1]s WHERE %[2]s IN (SELECT %[2]s FROM %[1]s WHERE %[3]s LIMIT ?)", table, key, condition)), arg, limit)
 	if err != nil {
 		return 0, fmt.Errorf("delete old rows of %s: %w", table, err)
 	}
@@ -128,4 +147,30 @@ func (s *Store) deleteSome(ctx context.Context, table, key, condition string, ar
 		return 0, fmt.Errorf("delete old rows of %s: %w", table, err)
 	}
 	return n, nil
+}
+
+// importUsers runs f in a transaction, which is undone if f returns an error.
+// What f is handed stores a user, or returns [ErrEmailTaken] and does nothing.
+func (s *Store) importUsers(ctx context.Context, f func(insert func(*userRow) error) error) error {
+	return s.attempt(ctx, func(tx *sqlx.Tx) error {
+		stmt, err := tx.PrepareNamedContext(ctx, insertUserSQL+" ON CONFLICT (email_key) DO NOTHING")
+		if err != nil {
+			return fmt.Errorf("import users: %w", err)
+		}
+		defer func() { _ = stmt.Close() }() // it goes with the transaction
+		return f(func(u *userRow) error {
+			res, err := stmt.ExecContext(ctx, u)
+			if err != nil {
+				return fmt.Errorf("import a user: %w", err)
+			}
+			n, err := res.RowsAffected()
+			if err != nil {
+				return fmt.Errorf("import a user: %w", err)
+			}
+			if n == 0 {
+				return ErrEmailTaken
+			}
+			return nil
+		})
+	})
 }

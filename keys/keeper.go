@@ -172,12 +172,8 @@ func (k *Keeper) Revoke(ctx context.Context, id, reason string) error {
 	})
 }
 
-// edit is a change that someone asked for; it is pure and is made anew on the
-// ring of each attempt.
-type edit func(now time.Time, ring Ring) (Ring, []Event, error)
-
 // change makes a tick, and an edit before its Step.
-func (k *Keeper) change(ctx context.Context, edit edit) error {
+func (k *Keeper) change(ctx context.Context, edit Edit) error {
 	k.turn.Lock()
 	defer k.turn.Unlock()
 	k.ticks.Add(1)
@@ -197,7 +193,7 @@ func (k *Keeper) change(ctx context.Context, edit edit) error {
 // do.
 const maxAttempts = 100
 
-func (k *Keeper) swap(ctx context.Context, edit edit) error {
+func (k *Keeper) swap(ctx context.Context, edit Edit) error {
 	var evidence *Evidence // gathered once, if it is wanted at all
 	for range maxAttempts {
 		readAt := k.clock()
@@ -292,6 +288,7 @@ func (k *Keeper) load(ctx context.Context, begun time.Time) (Ring, error) {
 	// The store looked at its clock at some moment of the query; only what
 	// lies outside is certain.
 	var off time.Duration
+	begun = begun.Truncate(time.Millisecond) // as the store does
 	switch ended := k.clock(); {
 	case stored.Before(begun):
 		off = begun.Sub(stored)
@@ -409,9 +406,11 @@ func (k *Keeper) view(ctx context.Context, ring Ring) (*view, error) {
 		if err != nil {
 			return nil, err
 		}
-		if key.State == Signing {
-			v.signers[key.Alg] = newSigner(key, private, k.random)
+		if key.State != Signing {
+			erase(private) // it opens, which is all that was to be known
+			continue
 		}
+		v.signers[key.Alg] = newSigner(key, private, k.random)
 	}
 	var err error
 	v.jwks, err = renderJWKS(ring, k.policy.JWKSMaxAge)

@@ -113,12 +113,14 @@ func newSealer(t testing.TB, newest keys.SealingKey, older ...keys.SealingKey) k
 	return s
 }
 
+var discard = slog.New(slog.DiscardHandler)
+
 var testSealingKey = keys.GenerateSealingKey()
 
 func newKeeper(t testing.TB, store keys.Store, policy keys.Policy, options keys.Options) *keys.Keeper {
 	t.Helper()
 	if options.Logger == nil {
-		options.Logger = slog.New(slog.DiscardHandler)
+		options.Logger = discard
 	}
 	k, err := keys.NewKeeper(store, newSealer(t, testSealingKey), policy, options)
 	if err != nil {

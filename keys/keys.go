@@ -24,8 +24,16 @@
 //
 // Two inequalities keep verifiers whole, and [Policy.Validate] insists on
 // both. A key is announced for longer than the slowest verifier needs to
-// fetch it (AnnounceLead). A key stays published for longer than the last
-// token signed with it can live (Retention).
+// fetch it (AnnounceLead; [Verifiers] is the table of what stock verifiers
+// need). A key stays published for longer than the last token signed with it
+// can live (Retention). That they are enough is checked, state by state, in
+// keys/model.
+//
+// A planned rotation whose moment has come may be held back by [Evidence],
+// for a bounded time: while the JWKS can't be fetched, since many verifiers
+// fetch when a key starts to sign, and, if the policy says so, until the
+// verifiers that are registered have told that they hold the next key. What
+// is urgent never waits.
 //
 // Each key carries its own timestamps, fixed when it is made. A timestamp is
 // a plan until its moment has come and a fact from then on. Changing the
@@ -35,7 +43,7 @@
 // # Who decides and who acts
 //
 // [Step] decides: a pure function of the time, the ring, the keys that were
-// made for it and the policy. It knows no clock, no randomness and no I/O, so
+// made for it, the policy and the evidence. It knows no clock, no randomness and no I/O, so
 // a model checker can drive the very function that production runs.
 //
 // A [Keeper] acts. Its Tick loads the ring, makes the keys that [Needs] asks
@@ -43,7 +51,10 @@
 // version. Any number of replicas may tick at once: one wins, the others
 // discard what they made and read what the winner stored. The outcome is
 // swapped into memory as one snapshot, from which [Keeper.Signer] and
-// [Keeper.JWKS] answer with a single atomic load.
+// [Keeper.JWKS] answer with a single atomic load. Replicas learn of a swap
+// with their next tick, and on PostgreSQL at once through [Listen]. A replica
+// whose clock is off by more than the policy allows reads the ring, changes
+// nothing, and says in [Keeper.Check] that it isn't ready.
 //
 // A [Store] keeps the ring; [SQLStore] does on PostgreSQL and SQLite. A
 // [Sealer] encrypts private halves before the store sees them. A keeper that
@@ -61,8 +72,9 @@
 // Reading the store gives nobody a key to sign with; that takes the sealing
 // key as well. Writing to it is another matter: whoever can add a row can
 // publish a key of their own, and is the issuer. Erasing a private half takes
-// it out of its row and drops the last reference in memory; what lingers in
-// the database's free pages and backups is sealed.
+// it out of its row, and overwrites it in memory once no request signs with it
+// any more, as far as Go allows (see [Signer]); what lingers in the database's
+// free pages and backups is sealed.
 package keys
 
 import (
@@ -126,7 +138,7 @@ var rank = map[State]int{Announced: 1, Signing: 2, Retiring: 3, Retired: 4, Revo
 
 // Key is one signing key. Its times are UTC, in whole milliseconds.
 type Key struct {
-	ID     string                  // RFC 7638 SHA-256 thumbprint of Public, base64url
+	ID     string                  // the kid: RFC 7638 SHA-256 thumbprint of Public, base64url, unless Imported
 	Alg    jose.SignatureAlgorithm // EdDSA, RS256, ES256 or PS256
 	Public crypto.PublicKey        // ed25519.PublicKey, *rsa.PublicKey or *ecdsa.PublicKey
 	State  State
@@ -139,6 +151,8 @@ type Key struct {
 	UnpublishAt time.Time // leaves the JWKS
 	RevokedAt   time.Time // zero unless revoked
 	Reason      string    // why it was revoked
+
+	Imported bool // another issuer made it, and its kid may be that issuer's
 }
 
 // Published reports whether the key belongs in the JWKS.

@@ -11,6 +11,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"math/big"
 
 	"github.com/go-jose/go-jose/v4"
 )
@@ -59,6 +60,45 @@ func isP256(public crypto.PublicKey) bool {
 	return ok && key.Curve == elliptic.P256()
 }
 
+// detached copies a public half out of its private one. That of an RSA key
+// points into it and would keep it in memory for as long as the key is known.
+func detached(public crypto.PublicKey) crypto.PublicKey {
+	switch k := public.(type) {
+	case *rsa.PublicKey:
+		return &rsa.PublicKey{N: new(big.Int).Set(k.N), E: k.E}
+	case *ecdsa.PublicKey:
+		return &ecdsa.PublicKey{Curve: k.Curve, X: k.X, Y: k.Y} //nolint:staticcheck // a copy; nothing is computed with them
+	default:
+		return public
+	}
+}
+
+// erase overwrites a private half in memory, as far as Go allows: the numbers
+// that can be reached. What the standard library has derived from them, and
+// copies that the garbage collector or the system made, it can't reach; they
+// are freed with it. A signer of another kind is asked to erase itself, if it
+// can.
+func erase(private crypto.Signer) {
+	switch k := private.(type) {
+	case ed25519.PrivateKey:
+		clear(k)
+	case *rsa.PrivateKey:
+		zero(append([]*big.Int{k.D, k.Precomputed.Dp, k.Precomputed.Dq, k.Precomputed.Qinv}, k.Primes...)...)
+	case *ecdsa.PrivateKey:
+		zero(k.D) //nolint:staticcheck // it is there, so it must go
+	case interface{ Erase() }:
+		k.Erase()
+	}
+}
+
+func zero(numbers ...*big.Int) {
+	for _, n := range numbers {
+		if n != nil {
+			clear(n.Bits()[:cap(n.Bits())])
+		}
+	}
+}
+
 // makeKey generates a key and seals its private half. Nothing keeps the
 // private half: it is read back from its sealed form, which proves that it
 // can be before anything is stored.
@@ -67,7 +107,9 @@ func makeKey(ctx context.Context, sealer Sealer, random io.Reader, alg jose.Sign
 	if err != nil {
 		return Key{}, fmt.Errorf("keys: make a key for %s: %w", alg, err)
 	}
-	kid, err := thumbprint(private.Public())
+	public := detached(private.Public())
+	defer erase(private)
+	kid, err := thumbprint(public)
 	if err != nil {
 		return Key{}, err
 	}
@@ -80,7 +122,7 @@ func makeKey(ctx context.Context, sealer Sealer, random io.Reader, alg jose.Sign
 	if err != nil {
 		return Key{}, err
 	}
-	return Key{ID: kid, Alg: alg, Public: private.Public(), Sealed: sealed}, nil
+	return Key{ID: kid, Alg: alg, Public: public, Sealed: sealed}, nil
 }
 
 // openKey unseals a private half and makes sure that it belongs to the key.
@@ -97,6 +139,7 @@ func openKey(ctx context.Context, sealer Sealer, k *Key) (crypto.Signer, error) 
 	}
 	private, ok := parsed.(crypto.Signer)
 	if !ok || !algorithms[k.Alg].fits(private.Public()) || !equal(private.Public(), k.Public) {
+		erase(private)
 		return nil, fmt.Errorf("%w: the private half of %s belongs to another key", ErrSealed, k.ID)
 	}
 	return private, nil
@@ -114,4 +157,15 @@ func thumbprint(public crypto.PublicKey) (string, error) {
 		return "", fmt.Errorf("keys: thumbprint: %w", err)
 	}
 	return base64.RawURLEncoding.EncodeToString(sum), nil
+}
+
+// ValidKeyID reports whether a text may be the kid of a key that another
+// issuer has made: 1 to 128 characters that need no escaping in JSON.
+func ValidKeyID(id string) bool {
+	for _, c := range []byte(id) {
+		if c <= ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			return false
+		}
+	}
+	return id != "" && len(id) <= 128
 }

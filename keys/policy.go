@@ -100,15 +100,16 @@ func DefaultPolicy() Policy {
 // MinLead is the least AnnounceLead that breaks no covered verifier: a cache
 // that has just refreshed keeps its set for max(VerifierSlack/2, JWKSMaxAge),
 // looks again up to VerifierSlack/2 late, may then be handed a response that
-// a cache between has held for JWKSMaxAge, from a replica that learned of the
-// key a Tick late, while the replica that activates it has a clock that is
-// ahead by Skew.
+// a cache between has held for JWKSMaxAge, from a replica that has lost the
+// store and serves the set from before for MaxStale (from then on it isn't
+// ready, and is asked no more), while the replica that activates the key has
+// a clock that is ahead by Skew.
 //
 // Where Verifiers are named, the longest lead that one of them needs, or
 // pkg/verify, takes the place of the first two terms.
 func (p Policy) MinLead() time.Duration {
 	lead, _ := p.verifierLead()
-	return lead + p.JWKSMaxAge + p.Tick + p.Skew
+	return lead + p.JWKSMaxAge + p.MaxStale() + p.Skew
 }
 
 // verifierLead is how long the slowest covered verifier may go on without a
@@ -149,9 +150,11 @@ func (p Policy) Warnings() []string {
 // MinRetention is the least Retention after which no token of a key can be
 // valid: a replica may sign with it until its ring in memory is too old, and
 // that token lives for TokenLife, and Leeway longer where the verifier allows
-// it.
+// it. Skew counts twice: the replica that signs may be ahead of the verifiers'
+// clock, and the one that takes the key out of the set ahead of the one that
+// stopped it.
 func (p Policy) MinRetention() time.Duration {
-	return p.TokenLife + p.Leeway + p.MaxStale() + p.Skew
+	return p.TokenLife + p.Leeway + p.MaxStale() + 2*p.Skew
 }
 
 // MaxStale is the age up to which the ring in memory may be signed with.
@@ -238,19 +241,19 @@ func (p Policy) Validate() error {
 	switch lead, slowest := p.verifierLead(); {
 	case p.AnnounceLead >= least:
 	case slowest != "":
-		refuse("AnnounceLead ≥ the lead of %s + JWKSMaxAge + Tick + Skew"+
-			" is broken: %v < %v + %v + %v + %v = %v;"+
+		refuse("AnnounceLead ≥ the lead of %s + JWKSMaxAge + Tick + ReplicaLag + Skew"+
+			" is broken: %v < %v + %v + %v + %v + %v = %v;"+
 			" it would meet a key before it can hold it; raise AnnounceLead to %v or more",
-			slowest, p.AnnounceLead, lead, p.JWKSMaxAge, p.Tick, p.Skew, least, least)
+			slowest, p.AnnounceLead, lead, p.JWKSMaxAge, p.Tick, p.ReplicaLag, p.Skew, least, least)
 	default:
-		refuse("AnnounceLead ≥ max(VerifierSlack/2, JWKSMaxAge) + VerifierSlack/2 + JWKSMaxAge + Tick + Skew"+
-			" is broken: %v < max(%v, %v) + %v + %v + %v + %v = %v;"+
+		refuse("AnnounceLead ≥ max(VerifierSlack/2, JWKSMaxAge) + VerifierSlack/2 + JWKSMaxAge + Tick + ReplicaLag + Skew"+
+			" is broken: %v < max(%v, %v) + %v + %v + %v + %v + %v = %v;"+
 			" a verifier would meet a key before it can hold it; raise AnnounceLead to %v or more",
-			p.AnnounceLead, p.VerifierSlack/2, p.JWKSMaxAge, p.VerifierSlack/2, p.JWKSMaxAge, p.Tick, p.Skew, least, least)
+			p.AnnounceLead, p.VerifierSlack/2, p.JWKSMaxAge, p.VerifierSlack/2, p.JWKSMaxAge, p.Tick, p.ReplicaLag, p.Skew, least, least)
 	}
 	if least := p.MinRetention(); p.Retention < least {
-		refuse("Retention ≥ TokenLife + Leeway + Tick + ReplicaLag + Skew"+
-			" is broken: %v < %v + %v + %v + %v + %v = %v;"+
+		refuse("Retention ≥ TokenLife + Leeway + Tick + ReplicaLag + 2·Skew"+
+			" is broken: %v < %v + %v + %v + %v + 2·%v = %v;"+
 			" a valid token would lose its key; raise Retention to %v or more",
 			p.Retention, p.TokenLife, p.Leeway, p.Tick, p.ReplicaLag, p.Skew, least, least)
 	}

@@ -22,22 +22,22 @@ func TestPolicyValidate(t *testing.T) {
 		{name: "every algorithm", change: func(p *keys.Policy) {
 			p.Algorithms = []jose.SignatureAlgorithm{jose.EdDSA, jose.RS256, jose.ES256, jose.PS256}
 		}},
-		{name: "least lead", change: func(p *keys.Policy) { p.AnnounceLead = 2140 * time.Second }},
+		{name: "least lead", change: func(p *keys.Policy) { p.AnnounceLead = 2740 * time.Second }},
 		{
 			name:   "lead a millisecond short",
-			change: func(p *keys.Policy) { p.AnnounceLead = 2140*time.Second - time.Millisecond },
-			want:   keys.ErrPolicy, says: "raise AnnounceLead to 35m40s",
+			change: func(p *keys.Policy) { p.AnnounceLead = 2740*time.Second - time.Millisecond },
+			want:   keys.ErrPolicy, says: "raise AnnounceLead to 45m40s",
 		},
 		{
 			name:   "max-age above half the slack",
 			change: func(p *keys.Policy) { p.JWKSMaxAge = time.Hour },
-			want:   keys.ErrPolicy, says: "max(15m0s, 1h0m0s) + 15m0s + 1h0m0s + 10s + 30s = 2h15m40s",
+			want:   keys.ErrPolicy, says: "max(15m0s, 1h0m0s) + 15m0s + 1h0m0s + 10s + 10m0s + 30s = 2h25m40s",
 		},
-		{name: "least retention", change: func(p *keys.Policy) { p.Retention = 1000 * time.Second }},
+		{name: "least retention", change: func(p *keys.Policy) { p.Retention = 1030 * time.Second }},
 		{
 			name:   "retention a millisecond short",
-			change: func(p *keys.Policy) { p.Retention = 1000*time.Second - time.Millisecond },
-			want:   keys.ErrPolicy, says: "Retention ≥ TokenLife + Leeway + Tick + ReplicaLag + Skew",
+			change: func(p *keys.Policy) { p.Retention = 1030*time.Second - time.Millisecond },
+			want:   keys.ErrPolicy, says: "Retention ≥ TokenLife + Leeway + Tick + ReplicaLag + 2·Skew",
 		},
 		{
 			name:   "token outlives retention",
@@ -69,6 +69,40 @@ func TestPolicyValidate(t *testing.T) {
 			change: func(p *keys.Policy) { p.JWKSMaxAge = 1500 * time.Millisecond },
 			want:   keys.ErrPolicy, says: "whole seconds",
 		},
+		{name: "named verifiers, the least lead of the slowest", change: func(p *keys.Policy) {
+			p.Verifiers, p.AnnounceLead = []string{"jose", "rauth", "spring"}, (600+300+610+30)*time.Second
+		}},
+		{
+			name: "named verifiers, a millisecond short", change: func(p *keys.Policy) {
+				p.Verifiers, p.AnnounceLead = []string{"jose", "rauth"}, (600+300+610+30)*time.Second-time.Millisecond
+			},
+			want: keys.ErrPolicy, says: "the lead of rauth + JWKSMaxAge + Tick + ReplicaLag + Skew",
+		},
+		{name: "named verifiers that fetch at once still have pkg/verify beside them", change: func(p *keys.Policy) {
+			p.Verifiers, p.AnnounceLead = []string{"OIDC"}, (300+300+610+30)*time.Second
+		}},
+		{
+			name: "pkg/verify, a millisecond short", change: func(p *keys.Policy) {
+				p.Verifiers, p.AnnounceLead = []string{"oidc"}, (300+300+610+30)*time.Second-time.Millisecond
+			},
+			want: keys.ErrPolicy, says: "the lead of urbandata",
+		},
+		{name: "named verifiers make the slack idle", change: func(p *keys.Policy) {
+			p.Verifiers, p.VerifierSlack = []string{"jose"}, 48*time.Hour
+		}},
+		{name: "a verifier that no lead can save", change: func(p *keys.Policy) { p.Verifiers = []string{"auth0"} }},
+		{name: "an unknown verifier", change: func(p *keys.Policy) { p.Verifiers = []string{"jose", "josé"} }, want: keys.ErrPolicy, says: `"josé"`},
+		{
+			name: "evidence without verifiers", change: func(p *keys.Policy) { p.Activate = keys.OnEvidence },
+			want: keys.ErrPolicy, says: "Registered is empty",
+		},
+		{name: "evidence", change: func(p *keys.Policy) {
+			p.Activate, p.Registered = keys.OnEvidence, []string{"inmuebles-1", "inmuebles-2"}
+		}},
+		{name: "a registered name with a space", change: func(p *keys.Policy) { p.Registered = []string{"a b"} }, want: keys.ErrPolicy, says: `"a b"`},
+		{name: "a registered name twice", change: func(p *keys.Policy) { p.Registered = []string{"a", "a"} }, want: keys.ErrPolicy, says: "twice"},
+		{name: "another activation", change: func(p *keys.Policy) { p.Activate = "at once" }, want: keys.ErrPolicy, says: "schedule or evidence"},
+		{name: "held back for a negative time", change: func(p *keys.Policy) { p.MaxHold = -1 }, want: keys.ErrPolicy, says: "MaxHold"},
 		{name: "zero policy", change: func(p *keys.Policy) { *p = keys.Policy{} }, want: keys.ErrPolicy, says: "RSABits"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"runtime"
 
 	"github.com/go-jose/go-jose/v4"
 )
@@ -35,7 +36,17 @@ type Signer struct {
 	rest    string
 }
 
+// newSigner returns the signer of a key. The private half is erased when the
+// last reference to the signer is gone: the keeper drops its own as soon as
+// the key stops signing, and a request that is signing just then finishes.
+// The garbage collector, which notices, runs every two minutes at the latest.
 func newSigner(k *Key, private crypto.Signer, random io.Reader) *Signer {
+	s := signer(k, private, random)
+	runtime.AddCleanup(s, erase, private)
+	return s
+}
+
+func signer(k *Key, private crypto.Signer, random io.Reader) *Signer {
 	// kid and alg need no escaping: base64url and a name out of our table.
 	head := fmt.Sprintf(`{"alg":"%s","kid":"%s","typ":"`, k.Alg, k.ID)
 	cut := len(head) / 3 * 3
@@ -53,7 +64,7 @@ func (s *Signer) KeyID() string { return s.kid }
 func (s *Signer) Algorithm() jose.SignatureAlgorithm { return s.alg }
 
 // Public is the public half.
-func (s *Signer) Public() crypto.PublicKey { return s.private.Public() }
+func (s *Signer) Public() crypto.PublicKey { return detached(s.private.Public()) }
 
 // Sign returns payload as a compact JWS (RFC 7515 §7.1). Its header has
 // exactly alg, kid and typ, in that order. The error is [ErrType] when typ
@@ -71,6 +82,7 @@ func (s *Signer) Sign(typ string, payload []byte) (string, error) {
 	out = append(out, '.')
 	out = b64.AppendEncode(out, payload)
 	signature, err := s.sign(s.random, s.private, out)
+	runtime.KeepAlive(s) // or its private half might be erased while it signs
 	if err != nil {
 		return "", fmt.Errorf("keys: sign with %s: %w", s.kid, err)
 	}

@@ -1,6 +1,7 @@
 package keys_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/urbandata/urbandata/keys"
 	"github.com/urbandata/urbandata/keys/keystest"
 	"github.com/urbandata/urbandata/migrations"
+	"github.com/urbandata/urbandata/pkg/cli/database"
 	"github.com/urbandata/urbandata/test/engines"
 )
 
@@ -29,7 +31,17 @@ func sqlite(t testing.TB) *sqlx.DB {
 
 func postgres(t testing.TB) *sqlx.DB {
 	t.Helper()
-	db := engines.Postgres(t).Write
+	return postgresAt(t, engines.PostgresURL(t))
+}
+
+func postgresAt(t testing.TB, url string) *sqlx.DB {
+	t.Helper()
+	opened, err := database.OpenSQL(context.Background(), url, database.Normal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = opened.Close() })
+	db := opened.Write
 	if _, err := migrations.Up(t.Context(), db.DB, migrations.AuthnPostgres); err != nil {
 		t.Fatal(err)
 	}

@@ -124,7 +124,7 @@ func Rotate(now time.Time, ring Ring, alg jose.SignatureAlgorithm, emergency boo
 	if !at.Before(next.ActivateAt) {
 		return ring, nil, nil
 	}
-	s.bringForward(next, at, at.Add(next.RetireAt.Sub(next.ActivateAt)))
+	s.bringForward(next, at, later(s.now, at).Add(next.RetireAt.Sub(next.ActivateAt)))
 	s.event(next, Announced, why)
 	return s.ring, s.events, nil
 }

@@ -102,12 +102,21 @@ func TestHistoriesAreLawful(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		algs := []jose.SignatureAlgorithm{jose.EdDSA, jose.RS256}
 		h := newHistory(rt, algs...)
+		var names []string
+		for _, v := range keys.Verifiers() {
+			names = append(names, v.Name)
+		}
 		seconds := func(name string, from, to int) time.Duration {
 			return time.Duration(rapid.IntRange(from, to).Draw(rt, name)) * time.Second
 		}
 		p := &h.policy
 		p.Tick, p.Skew = seconds("tick", 1, 60), seconds("skew", 0, 60)
 		p.JWKSMaxAge, p.VerifierSlack = seconds("max-age", 0, 3600), seconds("slack", 0, 3600)
+		p.ReplicaLag, p.MaxHold = seconds("lag", 0, 1200), seconds("hold", 0, 7200)
+		p.Verifiers = rapid.SliceOfN(rapid.SampledFrom(names), 0, 4).Draw(rt, "verifiers")
+		if rapid.Bool().Draw(rt, "on evidence") {
+			p.Activate, p.Registered = keys.OnEvidence, []string{"a", "b"}
+		}
 		p.AnnounceLead = p.MinLead() + seconds("more lead", 0, 7200)
 		p.Retention = p.MinRetention() + seconds("more retention", 0, 7200)
 		p.RotationPeriod = p.AnnounceLead + seconds("more period", 0, 86400)
@@ -136,6 +145,33 @@ func TestHistoriesAreLawful(t *testing.T) {
 					h.now = at
 				}
 				h.step()
+			},
+			"tick with evidence": func(t *rapid.T) {
+				if at, ok := keys.Due(h.ring, h.policy); ok && at.After(h.now) && rapid.Bool().Draw(t, "when due") {
+					h.now = at
+				}
+				var e keys.Evidence
+				e.Unserved = rapid.Bool().Draw(t, "unserved")
+				for _, v := range p.Registered {
+					if id := pick(); id != "" {
+						e.Sightings = append(e.Sightings, keys.Sighting{Verifier: v, Keys: []string{id}})
+					}
+				}
+				before := h.ring
+				h.ring, _ = keys.Step(h.now, h.ring, nil, h.policy, e)
+				for i := range h.ring.Keys {
+					k := &h.ring.Keys[i]
+					if k.State != keys.Announced || k.ActivateAt.After(h.now) {
+						continue
+					}
+					holding, _ := keys.Holding(k.ID, p.Registered, e.Sightings)
+					switch {
+					case before.Signing(k.Alg) == nil, k.ActivateAt.Before(k.ReadyAt), !k.ActivateAt.Add(p.MaxHold).After(h.now):
+						rt.Fatalf("%s is held back at %v: %+v", k.ID, h.now, k)
+					case !e.Unserved && len(holding) == len(p.Registered):
+						rt.Fatalf("%s is held back though all hold it", k.ID)
+					}
+				}
 			},
 			"tick without fresh keys": func(*rapid.T) {
 				h.now = h.now.Add(p.Tick)
@@ -183,7 +219,7 @@ func TestHistoriesAreLawful(t *testing.T) {
 		// Left alone, every history comes to rest with one key that signs
 		// and one that stands by, and has no more keys than it must.
 		h.settle()
-		h.now = h.now.Add(p.AnnounceLead)
+		h.now = h.now.Add(p.AnnounceLead + p.MaxHold)
 		h.settle()
 		for _, alg := range algs {
 			if h.ring.Signing(alg) == nil || h.ring.Standby(alg) == nil {

@@ -200,6 +200,18 @@ func FuzzStoredRow(f *testing.F) {
 		next, _ := Step(now, ring, nil, policy, Evidence{})
 		Needs(now, next, policy, Evidence{})
 		Due(next, policy)
+		Holdable(now, ring, policy)
+		for _, emergency := range []bool{false, true} {
+			if rotated, _, err := Rotate(now, next, ring.Keys[0].Alg, emergency); err == nil {
+				Step(now, rotated, nil, policy, Evidence{Unserved: true})
+			}
+		}
+		if revoked, _, err := Revoke(now, next, id, "stolen"); err == nil {
+			after, _ := Step(now, revoked, nil, policy, Evidence{})
+			if k := after.Key(id); k == nil || k.State != Revoked || k.Sealed != nil {
+				t.Fatalf("revoked, it is %+v", k)
+			}
+		}
 		if _, err := renderJWKS(next, policy.JWKSMaxAge); err != nil {
 			t.Fatal(err)
 		}

@@ -57,7 +57,11 @@ func (s Span) String() string {
 		return "for ever"
 	}
 	var text string
-	switch least := fmt.Sprintf("%d s", s.Least/time.Second); {
+	least := fmt.Sprintf("%d s", s.Least/time.Second)
+	if s.Least%time.Hour == 0 {
+		least = fmt.Sprintf("%d h", s.Least/time.Hour)
+	}
+	switch {
 	case s.MaxAge && s.Least > 0:
 		text = "max(" + least + ", max-age)"
 	case s.MaxAge:
@@ -121,8 +125,8 @@ func Verifiers() []Verifier { return slices.Clone(verifiers) }
 // false when the table has none.
 func FindVerifier(name string) (v Verifier, ok bool) {
 	name = strings.ToLower(name)
-	if real, alias := verifierAliases[name]; alias {
-		name = real
+	if short, alias := verifierAliases[name]; alias {
+		name = short
 	}
 	i := slices.IndexFunc(verifiers, func(v Verifier) bool { return v.Name == name })
 	if i < 0 {

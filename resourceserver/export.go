@@ -3,10 +3,14 @@ package resourceserver
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"net/url"
 	"strings"
+
+	"github.com/urbandata/urbandata/resourceserver/query"
 )
 
 // Format is a way to write many inmuebles. What is written as CSV or NDJSON,
@@ -79,6 +83,32 @@ func Export(w io.Writer, f Format, docs iter.Seq2[Inmueble, error]) (n int, err 
 // time.
 func All(ctx context.Context, s Store, unreadable func(Unreadable)) iter.Seq2[Inmueble, error] {
 	return Every(ctx, s, Query{Order: byID}, unreadable)
+}
+
+// ErrQuery is what [ParseQuery] returns, wrapped.
+var ErrQuery = errors.New("resourceserver: not a query")
+
+// ParseQuery reads the filters and the order of a list's query string, for
+// [Every]. Other parameters mean nothing where all is written.
+func ParseQuery(text string) (Query, error) {
+	params, err := url.ParseQuery(text)
+	if err != nil {
+		return Query{}, fmt.Errorf("%w: it can't be parsed as a query string", ErrQuery)
+	}
+	q := Query{Order: byID}
+	if q.Order, err = query.ParseOrder(filterFields, params.Get(paramOrder)); err != nil {
+		return Query{}, fmt.Errorf("%w: %w", ErrQuery, err)
+	}
+	params.Del(paramOrder)
+	for name := range params {
+		if !filterFields.IsFilter(name) {
+			return Query{}, fmt.Errorf("%w: %s is neither a field nor and, or, order", ErrQuery, shown(name))
+		}
+	}
+	if q.Where, err = query.Parse(filterFields, params); err != nil {
+		return Query{}, fmt.Errorf("%w: %w", ErrQuery, err)
+	}
+	return q, nil
 }
 
 // csvColumns are those of the original's files, by the fields that they hold.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -170,5 +171,26 @@ func TestExportMemory(t *testing.T) {
 	must(t, err)
 	if grown := int64(most) - int64(before.HeapAlloc); n != 100_000 || grown > 2<<20 {
 		t.Errorf("%d exported; the heap grew by %d KiB", n, grown>>10)
+	}
+}
+
+func TestParseQuery(t *testing.T) {
+	store, _ := openSQLite(t)
+	_, err := importInto(t.Context(), store, docsOf(1500, nil))
+	must(t, err)
+	q, err := ParseQuery("_id=gte.000100&_id=lt.001300&order=_id.desc&listing_type=10")
+	must(t, err)
+	var ids []string
+	for m, err := range Every(t.Context(), store, q, func(Unreadable) {}) {
+		must(t, err)
+		ids = append(ids, m.ID)
+	}
+	if len(ids) != 1200 || ids[0] != "001299" || ids[1199] != "000100" {
+		t.Errorf("%d exported, from %s", len(ids), ids[0])
+	}
+	for _, text := range []string{"%zz", "surface=eq.1", "limit=1", "end_week=x.1", "order=surface"} {
+		if _, err := ParseQuery(text); !errors.Is(err, ErrQuery) {
+			t.Errorf("%s: %v", text, err)
+		}
 	}
 }

@@ -175,6 +175,15 @@ func newMetrics(reg prometheus.Registerer, v *verify.Verifier) *metrics {
 		}, func() float64 { return float64(v.Stats().Keys) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "urbandata_keyset_age_seconds", Help: "Time since the issuer last confirmed the key set.",
-		}, func() float64 { return v.Stats().Age.Seconds() }))
+		}, func() float64 { return v.Stats().Age.Seconds() }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "urbandata_token_cache_bytes", Help: "Memory taken by verified tokens.",
+		}, func() float64 { return float64(v.Stats().TokenBytes) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "urbandata_token_cache_stored_total", Help: "Tokens that were verified by their signature and then kept.",
+		}, func() float64 { return float64(v.Stats().TokensStored) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "urbandata_token_cache_evicted_total", Help: "Good tokens given up for want of room.",
+		}, func() float64 { return float64(v.Stats().TokensEvicted) }))
 	return m
 }

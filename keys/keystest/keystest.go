@@ -65,6 +65,9 @@ func TestStore(t *testing.T, open func(t *testing.T) keys.Store) {
 		{"the history is the newest first", testHistory},
 		{"of many swaps at once one wins", testRace},
 		{"nobody sees half a swap", testAtomic},
+		{"sightings: the last of each verifier", testSightings},
+		{"sightings: old ones and too many are forgotten", testSightingsBounded},
+		{"sightings: many replicas at once", testSightingsRace},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -288,4 +291,92 @@ func testAtomic(t *testing.T, s keys.Store) {
 	}
 	close(done)
 	readers.Wait()
+}
+
+func sightings(t testing.TB, s keys.Store) []keys.Sighting {
+	t.Helper()
+	found, err := s.Sightings(t.Context())
+	if err != nil {
+		t.Fatalf("sightings: %v", err)
+	}
+	return found
+}
+
+func note(t testing.TB, s keys.Store, noted ...keys.Sighting) {
+	t.Helper()
+	if err := s.Note(t.Context(), noted); err != nil {
+		t.Fatalf("note: %v", err)
+	}
+}
+
+func testSightings(t *testing.T, s keys.Store) {
+	if found := sightings(t, s); len(found) != 0 {
+		t.Errorf("a new store has %v", found)
+	}
+	note(t, s)
+	b := keys.Sighting{Verifier: "b", ETag: `"1"`, Keys: []string{"x", "y"}, At: Dawn}
+	none := keys.Sighting{Verifier: "A", At: Dawn.Add(time.Millisecond)}
+	note(t, s, b, none)
+	older, newer := b, b
+	older.ETag, older.At = `"0"`, Dawn.Add(-time.Millisecond)
+	newer.ETag, newer.Keys, newer.At = `"2"`, []string{"y"}, Dawn.Add(time.Hour)
+	equal := func(wanted ...keys.Sighting) {
+		t.Helper()
+		found := sightings(t, s)
+		if len(found) != len(wanted) {
+			t.Fatalf("sightings are %v, want %v", found, wanted)
+		}
+		for i, w := range wanted {
+			if g := found[i]; g.Verifier != w.Verifier || g.ETag != w.ETag || !slices.Equal(g.Keys, w.Keys) || !g.At.Equal(w.At) || g.At.Location() != time.UTC {
+				t.Errorf("sighting is %+v, want %+v", g, w)
+			}
+		}
+	}
+	note(t, s, older)
+	equal(none, b)
+	note(t, s, newer)
+	equal(none, newer)
+	swap(t, s, 0, keys.Ring{Keys: []keys.Key{Key(t, keys.Signing)}}) // the ring and they don't meet
+	equal(none, newer)
+}
+
+func testSightingsBounded(t *testing.T, s keys.Store) {
+	many := make([]keys.Sighting, 3*keys.MaxSightings)
+	for i := range many {
+		many[i] = keys.Sighting{Verifier: fmt.Sprintf("v%04d", i), At: Dawn.Add(time.Duration(i) * time.Millisecond)}
+	}
+	note(t, s, many...)
+	found := sightings(t, s)
+	if n := len(found); n < keys.MaxSightings || n > 2*keys.MaxSightings || found[n-1].Verifier != many[len(many)-1].Verifier {
+		t.Errorf("of %d verifiers %d are remembered, the last is %s", len(many), n, found[n-1].Verifier)
+	}
+	note(t, s, keys.Sighting{Verifier: "late", At: Dawn.Add(365 * 24 * time.Hour)})
+	if found := sightings(t, s); len(found) != 1 || found[0].Verifier != "late" {
+		t.Errorf("a year later %d are remembered", len(found))
+	}
+}
+
+func testSightingsRace(t *testing.T, s keys.Store) {
+	const replicas, verifiers = 8, 20
+	var group sync.WaitGroup
+	for r := range replicas {
+		group.Go(func() {
+			var noted []keys.Sighting
+			for v := range verifiers {
+				noted = append(noted, keys.Sighting{Verifier: fmt.Sprint(v), At: Dawn.Add(time.Duration(r) * time.Second)})
+			}
+			if r%2 == 0 { // in any order
+				slices.Reverse(noted)
+			}
+			if err := s.Note(t.Context(), noted); err != nil {
+				t.Errorf("note: %v", err)
+			}
+		})
+	}
+	group.Wait()
+	for _, one := range sightings(t, s) {
+		if !one.At.Equal(Dawn.Add((replicas - 1) * time.Second)) {
+			t.Errorf("%s was last seen at %v", one.Verifier, one.At)
+		}
+	}
 }

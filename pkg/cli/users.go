@@ -24,6 +24,8 @@ type usersCmd struct {
 	List        usersListCmd        `cmd:"" help:"List users."`
 	SetPassword usersSetPasswordCmd `cmd:"" help:"Give a user another password, enable the account and end its sessions."`
 	Disable     usersDisableCmd     `cmd:"" help:"Keep a user from logging in and end the sessions."`
+	RemoveTOTP  usersRemoveTOTPCmd  `cmd:"" name:"remove-totp" help:"Turn a user's second factor off, for who has lost the device and the recovery codes."`
+	Import      usersImportCmd      `cmd:"" help:"Bring users along with their passwords, from Django or CSV: all or none."`
 }
 
 // authnDatabase is the setting of commands that work on authn's database,
@@ -224,6 +226,22 @@ func (c *usersDisableCmd) Run(p *program) error {
 			return err
 		}
 		_, err := fmt.Fprintln(p.stdout, "disabled; all sessions have ended, and access tokens that are out expire within the token life (5 minutes unless set)")
+		return err
+	})
+}
+
+type usersRemoveTOTPCmd struct {
+	Email         string `arg:"" help:"The user's e-mail address."`
+	authnDatabase `embed:""`
+}
+
+// Run turns the second factor off.
+func (c *usersRemoveTOTPCmd) Run(p *program) error {
+	return c.accounts(p, func(a *authserver.Accounts) error {
+		if err := a.RemoveSecondFactor(p.ctx, c.Email); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(p.stdout, "the second factor is off: the password alone logs in")
 		return err
 	})
 }

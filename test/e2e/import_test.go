@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -70,5 +72,34 @@ func TestImportInterrupted(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestExportMoves moves made-up inmuebles from one database into another and
+// finds them the same.
+func TestExportMoves(t *testing.T) {
+	from := settings{"URBANDATA_API_DATABASE": engines.SQLiteURL(t)}
+	to := settings{"URBANDATA_API_DATABASE": engines.MongoURL(t)}
+	if out := must(t, from, "", "seed", "1500", "--seed", "7"); out != "1500 stored, 0 were there already\n" {
+		t.Errorf("seed: %s", out)
+	}
+	if out := must(t, from, "", "seed", "1501", "--seed", "7"); out != "1 stored, 1500 were there already\n" {
+		t.Errorf("seed again: %s", out)
+	}
+	path := filepath.Join(t.TempDir(), "all.csv.zst")
+	must(t, from, "", "export", path)
+	must(t, to, "", "import", path)
+	for _, format := range []string{"csv", "json", "ndjson", "geojson"} {
+		was, is := must(t, from, "", "export", "--format", format), must(t, to, "", "export", "--format", format)
+		if format != "csv" { // times are the import's
+			times := regexp.MustCompile(`"(created|updated)_at":"[^"]*"`)
+			was, is = times.ReplaceAllString(was, ""), times.ReplaceAllString(is, "")
+		}
+		if was != is || len(was) < 100_000 {
+			t.Errorf("%s: %d bytes became %d others", format, len(was), len(is))
+		}
+	}
+	if o := command(t, to, "", "export", filepath.Join(t.TempDir(), "no such folder", "x.csv")); o.code != 2 {
+		t.Errorf("export to nowhere: %+v", o)
 	}
 }
