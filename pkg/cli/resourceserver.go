@@ -23,15 +23,15 @@ const (
 )
 
 type resourceserverCmd struct {
-	Listen        string     `default:"127.0.0.1:8001" placeholder:"ADDRESS" env:"URBANDATA_API_LISTEN" help:"Where to listen. (${env}, ${default})"`
-	Issuer        string     `default:"http://127.0.0.1:8000" placeholder:"URL" env:"URBANDATA_API_ISSUER" help:"The iss that tokens must have, byte for byte. (${env}, ${default})"`
-	JWKSURL       string     `name:"jwks-url" placeholder:"URL" env:"URBANDATA_API_JWKS_URL" help:"Where the issuer's keys are fetched; the issuer's /.well-known/jwks.json if not set. (${env})"`
-	AllowHTTP     bool       `name:"allow-http-jwks" env:"URBANDATA_API_ALLOW_HTTP_JWKS" help:"Fetch the keys without TLS from another machine. Who can write to the network between can then make any token. (${env})"`
-	JWKSCacheFile string     `name:"jwks-cache-file" placeholder:"PATH" env:"URBANDATA_API_JWKS_CACHE_FILE" help:"Keep the last good key set here, so that this server can start while the issuer is down. Each replica needs its own. (${env})"`
-	VerifierName  string     `placeholder:"NAME" env:"URBANDATA_API_VERIFIER_NAME" help:"What this server is called when it asks the issuer for keys: up to 64 visible ASCII characters. (${env}, inmuebles@HOSTNAME)"`
-	TokenCacheMB  int64      `name:"token-cache-mb" default:"16" placeholder:"N" env:"URBANDATA_API_TOKEN_CACHE_MB" help:"Memory for verified tokens, in MiB; 0 verifies each token anew with every request. (${env}, ${default})"`
-	Audience      string     `default:"inmuebles" placeholder:"NAME" env:"URBANDATA_API_AUDIENCE" help:"The aud that tokens must have. (${env}, ${default})"`
-	CORSOrigin    []string   `name:"cors-origin" placeholder:"ORIGIN" env:"URBANDATA_CORS_ORIGINS" help:"Let pages of this origin call the API from a browser, such as https://map.example. Repeatable; several with , between. (${env})"`
+	Listen         string   `default:"127.0.0.1:8001" placeholder:"ADDRESS" env:"URBANDATA_API_LISTEN" help:"Where to listen. (${env}, ${default})"`
+	Issuer         string   `default:"http://127.0.0.1:8000" placeholder:"URL" env:"URBANDATA_API_ISSUER" help:"The iss that tokens must have, byte for byte. (${env}, ${default})"`
+	JWKSURL        string   `name:"jwks-url" placeholder:"URL" env:"URBANDATA_API_JWKS_URL" help:"Where the issuer's keys are fetched; the issuer's /.well-known/jwks.json if not set. (${env})"`
+	AllowHTTP      bool     `name:"allow-http-jwks" env:"URBANDATA_API_ALLOW_HTTP_JWKS" help:"Fetch the keys without TLS from another machine. Who can write to the network between can then make any token. (${env})"`
+	JWKSCacheFile  string   `name:"jwks-cache-file" placeholder:"PATH" env:"URBANDATA_API_JWKS_CACHE_FILE" help:"Keep the last good key set here, so that this server can start while the issuer is down. Each replica needs its own. (${env})"`
+	VerifierName   string   `placeholder:"NAME" env:"URBANDATA_API_VERIFIER_NAME" help:"What this server is called when it asks the issuer for keys: up to 64 visible ASCII characters. (${env}, inmuebles@HOSTNAME)"`
+	TokenCacheMB   int64    `name:"token-cache-mb" default:"16" placeholder:"N" env:"URBANDATA_API_TOKEN_CACHE_MB" help:"Memory for verified tokens, in MiB; 0 verifies each token anew with every request. (${env}, ${default})"`
+	Audience       string   `default:"inmuebles" placeholder:"NAME" env:"URBANDATA_API_AUDIENCE" help:"The aud that tokens must have. (${env}, ${default})"`
+	CORSOrigin     []string `name:"cors-origin" placeholder:"ORIGIN" env:"URBANDATA_CORS_ORIGINS" help:"Let pages of this origin call the API from a browser, such as https://map.example. Repeatable; several with , between. (${env})"`
 	inmueblesFlags `embed:""`
 
 	MetricsListen string     `default:"127.0.0.1:9001" placeholder:"ADDRESS" env:"URBANDATA_METRICS_LISTEN" help:"Where to serve /metrics and /debug/pprof; off for nowhere. (${env}, ${default})"`
@@ -43,6 +43,31 @@ type resourceserverCmd struct {
 // inmueblesFlags are the settings of the API, however it is run.
 type inmueblesFlags struct {
 	RequireIfMatch bool `env:"URBANDATA_API_REQUIRE_IF_MATCH" help:"Refuse a PUT, PATCH or DELETE without If-Match (428), so that nobody overwrites what they haven't seen. (${env})"`
+
+	catalogueFlag `embed:""`
+}
+
+// catalogueFlag is the setting of whatever takes codes in.
+type catalogueFlag struct {
+	Catalogue string `type:"path" placeholder:"FILE" env:"URBANDATA_API_CATALOGUE" help:"JSON file with the codes that fields may have, and what they mean. All if not set. (${env})"`
+}
+
+// read reads the file, if there is one.
+func (f *catalogueFlag) read() (*resourceserver.Catalogues, error) {
+	const setting = "--catalogue (URBANDATA_API_CATALOGUE)"
+	if f.Catalogue == "" {
+		return nil, nil //nolint:nilnil // the nil catalogues are those that allow all
+	}
+	file, err := os.Open(f.Catalogue)
+	if err != nil {
+		return nil, wrongSetting(setting, "%s can't be read (%s); \"urbandata import --infer-catalogue\" drafts one", f.Catalogue, reason(err))
+	}
+	defer func() { _ = file.Close() }() // only read
+	c, err := resourceserver.ReadCatalogues(file)
+	if err != nil {
+		return nil, wrongSetting(setting, "%s: %s", f.Catalogue, strings.TrimPrefix(err.Error(), "resourceserver: "))
+	}
+	return c, nil
 }
 
 // inmueblesDatabase is the setting of commands that work on the database of
@@ -125,6 +150,10 @@ func verifierName(service string) string {
 // addInmuebles opens the database of inmuebles, brings it up to date, and adds
 // the verifier and the server to the group.
 func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, url string, l net.Listener, drain drainFlags, origins []string) error {
+	catalogues, err := f.read()
+	if err != nil {
+		return err
+	}
 	verifier, err := verify.New(o)
 	if err != nil {
 		return wrongSetting("--jwks-url (URBANDATA_API_JWKS_URL), --audience (URBANDATA_API_AUDIENCE) or --verifier-name (URBANDATA_API_VERIFIER_NAME)", "%s", err)
@@ -140,7 +169,7 @@ func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, ur
 	}
 	server, err := resourceserver.New(resourceserver.Options{
 		Store: store, Verifier: verifier, Log: g.log, Metrics: g.metrics, Version: version(), Origins: origins,
-		RequireIfMatch: f.RequireIfMatch, CursorKey: cursorKey,
+		RequireIfMatch: f.RequireIfMatch, CursorKey: cursorKey, Catalogues: catalogues,
 	})
 	if err != nil {
 		return err
