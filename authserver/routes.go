@@ -80,7 +80,7 @@ func route[I, O any](s *Server, method, path string, who access, status int, h f
 	}
 	switch who {
 	case user:
-		op.Errors = append(op.Errors, 403, 404)
+		op.Errors = append(op.Errors, 403, 404, 409)
 		op.Security = web.Scopes()
 		op.Middlewares = append(op.Middlewares, s.authenticate)
 	case admin:

@@ -54,7 +54,7 @@ const (
 // How a session began (RFC 8176).
 const (
 	amrPassword       = "pwd"
-	amrPasswordAndOTP = "pwd otp mfa"
+	amrPasswordAndOTP = "pwd otp mfa" //nolint:gosec // names of methods
 )
 
 var base32Encoding = base32.StdEncoding.WithPadding(base32.NoPadding)

@@ -34,7 +34,8 @@ var claims = struct {
 }{
 	"https://id.example", "01a203e0-beac-7480-9f3b-f73098445376", "inmuebles", "urbandata", 1795361690, 1795361385,
 	"0c147303-4b5d-44ae-b88f-a568bb704654", "01a203e0-bfe2-79ba-abcd-d1a2200d74a5", "inmuebles:read inmuebles:write",
-	[]string{"user"}, "01a203e0-beac-7480-9f3b-f73098445376", "access",
+	[]string{"user"},
+	"01a203e0-beac-7480-9f3b-f73098445376", "access",
 }
 
 func marshalClaims(b *testing.B) []byte {

@@ -248,7 +248,7 @@ func (k *Keeper) swap(ctx context.Context, edit Edit) error {
 			return fmt.Errorf("a change of the ring is left to a replica whose clock is right: %w", err)
 		}
 		for i := range events {
-			events[i].Actor = k.name
+			events[i].Actor = cmp.Or(actorOf(ctx), k.name)
 		}
 		next.Version = ring.Version + 1
 		// Opened before it is stored: what can't be opened must not get there.
@@ -288,6 +288,7 @@ func (k *Keeper) load(ctx context.Context, begun time.Time) (Ring, error) {
 	// The store looked at its clock at some moment of the query; only what
 	// lies outside is certain.
 	var off time.Duration
+	begun = begun.Truncate(time.Millisecond) // as the store does
 	switch ended := k.clock(); {
 	case stored.Before(begun):
 		off = begun.Sub(stored)

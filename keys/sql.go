@@ -36,11 +36,11 @@ type SQLStore struct {
 // NewSQLStore returns the store on a migrated database. db must be the pool
 // that writes.
 func NewSQLStore(db *sqlx.DB) *SQLStore {
-	// The time by the store's clock, in Unix milliseconds. SQLite's is the
-	// machine's.
+	// The time by the store's clock, in whole Unix milliseconds that have
+	// passed. SQLite's is the machine's.
 	clock, notify := "NULL", ""
 	if db.DriverName() == "postgres" {
-		clock = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
+		clock = "CAST(FLOOR(EXTRACT(EPOCH FROM clock_timestamp()) * 1000) AS BIGINT)"
 		notify = `SELECT pg_notify('` + channel + `', $1)`
 	}
 	return &SQLStore{

@@ -125,8 +125,8 @@ func Verifiers() []Verifier { return slices.Clone(verifiers) }
 // false when the table has none.
 func FindVerifier(name string) (v Verifier, ok bool) {
 	name = strings.ToLower(name)
-	if real, alias := verifierAliases[name]; alias {
-		name = real
+	if short, alias := verifierAliases[name]; alias {
+		name = short
 	}
 	i := slices.IndexFunc(verifiers, func(v Verifier) bool { return v.Name == name })
 	if i < 0 {

@@ -44,11 +44,7 @@ func (s *Server) authenticate(api *web.API) func(huma.Context, func(huma.Context
 }
 
 func (s *Server) verify(r *http.Request, scopes []string) (*token.Claims, error) {
-	raw, err := verify.TokenFromRequest(r)
-	if err != nil {
-		return nil, err
-	}
-	claims, err := s.verifier.Verify(r.Context(), raw)
+	claims, err := s.verifier.VerifyRequest(r)
 	if err != nil {
 		return nil, err
 	}

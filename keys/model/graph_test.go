@@ -85,7 +85,7 @@ func explore(x *machine, most int) (*graph, *counterexample) {
 		if id, ok := known[string(buffer)]; ok {
 			return id
 		}
-		id := int32(len(g.nodes)) //nolint:gosec // far below 2³¹ states
+		id := int32(len(g.nodes))
 		known[string(buffer)] = id
 		n := g.observe(s)
 		n.parent, n.label = parent, label
@@ -108,14 +108,14 @@ func explore(x *machine, most int) (*graph, *counterexample) {
 			r := rename(s, m.to)
 			id, ok := g.renamingIDs[r]
 			if !ok {
-				id = uint16(len(g.renamings)) //nolint:gosec // a few hundred
+				id = uint16(len(g.renamings))
 				g.renamingIDs[r] = id
 				g.renamings = append(g.renamings, r)
 			}
 			label := g.label(m.label)
 			g.edges = append(g.edges, edge{visit(m.to, i, label), id, label, m.time})
 		}
-		g.nodes[i].first, g.nodes[i].edges = int32(first), int32(len(g.edges)-first) //nolint:gosec // as above
+		g.nodes[i].first, g.nodes[i].edges = int32(first), int32(len(g.edges)-first)
 	}
 	return g, nil
 }
@@ -123,7 +123,7 @@ func explore(x *machine, most int) (*graph, *counterexample) {
 func (g *graph) label(text string) uint16 {
 	id, ok := g.labelIDs[text]
 	if !ok {
-		id = uint16(len(g.labels)) //nolint:gosec // a few hundred
+		id = uint16(len(g.labels))
 		g.labelIDs[text] = id
 		g.labels = append(g.labels, text)
 	}
@@ -208,7 +208,7 @@ func (s *issuer) mask(ids []string) mask {
 }
 
 func (g *graph) observe(s *issuer) node {
-	n := node{since: uint8(g.bound)} //nolint:gosec // below 100
+	n := node{since: uint8(g.bound)}
 	if len(s.ring.Keys) > 15 {
 		panic("model: too many keys for a mask")
 	}
@@ -218,7 +218,7 @@ func (g *graph) observe(s *issuer) node {
 		f, revoked := s.revoked[k.ID]
 		if revoked {
 			n.revoked |= 1 << i
-			n.since = min(n.since, uint8(min(g.bound, s.now-f.at))) //nolint:gosec // below 100
+			n.since = min(n.since, uint8(min(g.bound, s.now-f.at)))
 			last = max(last, f.made)
 			continue
 		}
@@ -247,8 +247,8 @@ func (g *graph) observe(s *issuer) node {
 func (g *graph) encode(b []byte, s *issuer) []byte {
 	x := g.x
 	past := min(0, x.w.offset[0], x.w.offset[1])
-	clip := func(t, least int) byte { return byte(max(t, least) + 64) }                     //nolint:gosec // times of the model are small
-	b = append(b, byte(s.rotates), byte(s.urgent), byte(s.revokes), byte(len(s.ring.Keys))) //nolint:gosec // small
+	clip := func(t, least int) byte { return byte(max(t, least) + 64) }
+	b = append(b, byte(s.rotates), byte(s.urgent), byte(s.revokes), byte(len(s.ring.Keys)))
 	for i := range s.ring.Keys {
 		b = g.encodeKey(b, s, &s.ring.Keys[i], past)
 	}
@@ -261,18 +261,18 @@ func (g *graph) encode(b []byte, s *issuer) []byte {
 		b = append(b, flag(r.old)|flag(r.view.ok)<<1|flag(r.loaded)<<2|flag(r.current)<<3|flag(r.unserved)<<4)
 		if r.view.ok {
 			listed, signing := s.mask(r.view.listed), s.mask(r.view.signing)
-			b = append(b, byte(min(s.now-r.view.readAt, x.maxStale()+x.m.maxStale+1)), byte(listed), byte(listed>>8), byte(signing), byte(signing>>8)) //nolint:gosec // small
+			b = append(b, byte(min(s.now-r.view.readAt, x.maxStale()+x.m.maxStale+1)), byte(listed), byte(listed>>8), byte(signing), byte(signing>>8))
 		}
 		if r.loaded {
-			b = append(b, byte(min(s.now-r.since, x.maxStale()+x.m.maxStale+1))) //nolint:gosec // small
+			b = append(b, byte(min(s.now-r.since, x.maxStale()+x.m.maxStale+1)))
 			if r.current || x.m.blindSwap {
-				b = append(b, byte(len(r.fresh))) //nolint:gosec // small
+				b = append(b, byte(len(r.fresh)))
 				for _, alg := range r.fresh {
 					b = append(b, alg[0])
 				}
 			}
 			if !r.current && x.m.blindSwap {
-				b = append(b, byte(len(r.ring.Keys))) //nolint:gosec // small
+				b = append(b, byte(len(r.ring.Keys)))
 				for n := range r.ring.Keys {
 					k := &r.ring.Keys[n]
 					m := s.mask([]string{k.ID})
@@ -285,7 +285,7 @@ func (g *graph) encode(b []byte, s *issuer) []byte {
 	for i := range s.ring.Keys {
 		b = append(b, clip(s.tokens[s.ring.Keys[i].ID]-s.now, 0))
 		if f, ok := s.revoked[s.ring.Keys[i].ID]; ok {
-			b = append(b, byte(min(s.now-f.at, g.bound))) //nolint:gosec // below 100
+			b = append(b, byte(min(s.now-f.at, g.bound)))
 			for j := range s.ring.Keys {
 				b = append(b, flag(number(s.ring.Keys[j].ID) > f.made))
 			}
@@ -294,7 +294,7 @@ func (g *graph) encode(b []byte, s *issuer) []byte {
 	start := len(b)
 	for _, r := range s.recent {
 		m := s.mask(r.set)
-		b = append(b, byte(s.now-r.last), byte(m), byte(m>>8)) //nolint:gosec // small
+		b = append(b, byte(s.now-r.last), byte(m), byte(m>>8))
 	}
 	sortTriples(b[start:])
 	return b
@@ -302,9 +302,9 @@ func (g *graph) encode(b []byte, s *issuer) []byte {
 
 func (g *graph) encodeKey(b []byte, s *issuer, k *keys.Key, past int) []byte {
 	p := g.x.w.policy
-	clip := func(t, least int) byte { return byte(max(t, least) + 64) } //nolint:gosec // times of the model are small
+	clip := func(t, least int) byte { return byte(max(t, least) + 64) }
 	r := func(least int, t int) byte { return clip(t-s.now, least) }
-	b = append(b, byte(rank[k.State]), k.Alg[0], flag(k.Sealed != nil)|flag(k.ActivateAt.Before(k.ReadyAt))<<1, r(past, rel(k.AnnouncedAt, 0))) //nolint:gosec // small
+	b = append(b, byte(rank[k.State]), k.Alg[0], flag(k.Sealed != nil)|flag(k.ActivateAt.Before(k.ReadyAt))<<1, r(past, rel(k.AnnouncedAt, 0)))
 	switch k.State {
 	case keys.Announced:
 		hold := 0
@@ -312,9 +312,9 @@ func (g *graph) encodeKey(b []byte, s *issuer, k *keys.Key, past int) []byte {
 			hold = units(p.MaxHold)
 		}
 		b = append(b, r(past, rel(k.ReadyAt, 0)), r(past-hold, rel(k.ActivateAt, 0)),
-			byte(units(k.RetireAt.Sub(k.ActivateAt))), byte(units(k.UnpublishAt.Sub(k.RetireAt)))) //nolint:gosec // small
+			byte(units(k.RetireAt.Sub(k.ActivateAt))), byte(units(k.UnpublishAt.Sub(k.RetireAt))))
 	case keys.Signing:
-		b = append(b, r(past, rel(k.RetireAt, 0)), byte(units(k.UnpublishAt.Sub(k.RetireAt))), r(0, urgentUntil(k))) //nolint:gosec // small
+		b = append(b, r(past, rel(k.RetireAt, 0)), byte(units(k.UnpublishAt.Sub(k.RetireAt))), r(0, urgentUntil(k)))
 	case keys.Retiring:
 		b = append(b, r(past, rel(k.UnpublishAt, 0)), r(0, urgentUntil(k)))
 	case keys.Retired:

@@ -152,7 +152,8 @@ func TestCounterexample(t *testing.T) {
 	i := slices.IndexFunc(mutants, func(m struct {
 		mutant
 		want string
-	}) bool {
+	},
+	) bool {
 		return strings.Contains(m.name, "dex")
 	})
 	wrong := find(mutants[i].mutant)

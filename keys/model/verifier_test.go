@@ -30,7 +30,7 @@ type watcher struct {
 }
 
 func (w watcher) pack() uint64 {
-	p := uint64(uint32(w.node))<<25 | uint64(w.held)<<9 | uint64(w.age)<<1 //nolint:gosec // a node is never negative
+	p := uint64(uint32(w.node))<<25 | uint64(w.held)<<9 | uint64(w.age)<<1
 	if w.on {
 		p |= 1
 	}
@@ -38,7 +38,7 @@ func (w watcher) pack() uint64 {
 }
 
 func unpack(p uint64) watcher {
-	return watcher{int32(p >> 25), mask(p >> 9), uint8(p >> 1), p&1 != 0} //nolint:gosec // as it was packed
+	return watcher{int32(p >> 25), mask(p >> 9), uint8(p >> 1), p&1 != 0}
 }
 
 // set is an open-addressing hash set of packed states; it never holds 0.
@@ -94,7 +94,7 @@ func watch(g *graph, k kind) *product {
 	p := &product{g: g, k: k}
 	p.visit(watcher{}, -1)
 	for i := 0; i < len(p.states) && p.wrong == nil; i++ {
-		p.expand(unpack(p.states[i]), int32(i)) //nolint:gosec // far below 2³¹
+		p.expand(unpack(p.states[i]), int32(i))
 	}
 	return p
 }
@@ -131,7 +131,7 @@ func (p *product) expand(w watcher, from int32) {
 			if due && !p.k.atUse && len(n.recent) > 0 {
 				continue // it fetches first
 			}
-			next.age = uint8(min(int(w.age)+1, max(p.k.life+p.k.late, p.k.cooldown))) //nolint:gosec // small
+			next.age = uint8(min(int(w.age)+1, max(p.k.life+p.k.late, p.k.cooldown)))
 		}
 		p.visit(next, from)
 	}

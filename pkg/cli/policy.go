@@ -32,7 +32,7 @@ type policyFlags struct {
 }
 
 // policySettings is how the fields of [keys.Policy] are set, by name.
-var policySettings = map[string]string{
+var policySettings = map[string]string{ //nolint:gosec // names, no secrets
 	"Algorithms":     "--keys-algorithms (URBANDATA_KEYS_ALGORITHMS)",
 	"RSABits":        "--keys-rsa-bits (URBANDATA_KEYS_RSA_BITS)",
 	"RotationPeriod": "--keys-rotation-period (URBANDATA_KEYS_ROTATION_PERIOD)",

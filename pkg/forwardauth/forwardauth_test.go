@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -306,4 +307,31 @@ func FuzzIdentity(f *testing.F) {
 			t.Errorf("%q with a %d", got, answer.StatusCode)
 		}
 	})
+}
+
+// TestAttacks: the corpus of pkg/verify. None but the good tokens in it gets
+// a 200, and none gets anything but 401.
+func TestAttacks(t *testing.T) {
+	issuer := verifytest.NewIssuer(t, verify.Algorithms()...)
+	s := newServer(t, forwardauth.Options{Verifier: issuer.Verifier(t)})
+	attacker := verifytest.NewAttacker(t, issuer)
+	attacks := verifytest.LoadAttacks(t, filepath.Join("..", "verify", "testdata", "attacks.json"))
+	for _, attack := range attacks {
+		raw := attacker.Token(attack)
+		for header, value := range map[string]string{"Authorization": "Bearer " + raw, verify.LegacyHeader: raw} {
+			r := httptest.NewRequest(http.MethodGet, "/verify", nil)
+			r.Header.Set(header, value)
+			w := httptest.NewRecorder()
+			s.ServeHTTP(w, r)
+			// White space around a header's value is not part of it.
+			wellMeant := attack.Want == "ok" || strings.TrimSpace(raw) != raw
+			switch {
+			case attack.Want == "ok" && w.Code == http.StatusOK:
+			case wellMeant && attack.Want != "ok" && w.Code == http.StatusOK:
+			case w.Code != http.StatusUnauthorized, attack.Want == "ok", w.Header().Get(forwardauth.HeaderSubject) != "":
+				t.Errorf("%s, %s: %d %v, want %s", header, attack.Name, w.Code, w.Header(), attack.Want)
+			}
+		}
+	}
+	t.Logf("%d recipes in two headers", len(attacks))
 }

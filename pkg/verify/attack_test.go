@@ -76,10 +76,8 @@ func both(t *testing.T, issuers ...*verifytest.Issuer) *verify.Verifier {
 	t.Helper()
 	var all []verify.Options
 	for _, issuer := range issuers {
-		keys, err := verify.ParseKeySet(issuer.KeySet())
-		noError(t, err)
-		o := issuer.Options()
-		o.JWKSURL, o.Keys, o.TokenCacheBytes = "", keys, 1<<20
+		o := fixedOptions(t, issuer)
+		o.TokenCacheBytes = 1 << 20
 		all = append(all, o)
 	}
 	v, err := verify.NewMulti(all...)

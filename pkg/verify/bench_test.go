@@ -102,11 +102,20 @@ func BenchmarkVerify(b *testing.B) {
 		least := raw(b, issuer, alg, compact)
 		v := fixed(b, issuer)
 		j := newJudges(b, issuer, time.Now())
+		several := []verify.Options{}
+		for range 20 {
+			several = append(several, fixedOptions(b, verifytest.NewIssuer(b)))
+		}
+		multi, err := verify.NewMulti(append(several, fixedOptions(b, issuer))...)
+		if err != nil {
+			b.Fatal(err)
+		}
 		for _, bm := range []struct {
 			name   string
 			verify func() error
 		}{
 			{"pkg-verify", func() error { _, err := v.Verify(b.Context(), compact); return err }},
+			{"pkg-verify of 21 issuers", func() error { _, err := multi.Verify(b.Context(), compact); return err }},
 			{"go-jose", func() error { return j.goJose(compact) }},
 			{"jwx", func() error { return j.jwxV2(compact) }},
 		} {

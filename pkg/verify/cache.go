@@ -59,6 +59,7 @@ type cache struct {
 	now     func() time.Time
 	log     *slog.Logger
 	hook    func(Fetch)
+	changed func() // called when another set has taken the place of one; nil: nobody
 
 	first chan struct{} // closed when the first set has come
 	wake  chan struct{} // tells run that there is a flight to make
@@ -379,8 +380,11 @@ func (c *cache) hold(next *snapshot) {
 	if c.file == nil {
 		next.doc = nil
 	}
-	if c.current.Swap(next) == nil {
+	switch old := c.current.Swap(next); {
+	case old == nil:
 		close(c.first)
+	case old.set != next.set && c.changed != nil:
+		c.changed()
 	}
 }
 
@@ -475,7 +479,7 @@ type Stats struct {
 	Denied   uint64 // unknown kids that found the budget empty
 	Changes  uint64 // times that the set became another, the first included
 
-	Tokens        int    // verified tokens held, void ones included
+	Tokens        int    // verified tokens held, expired ones included
 	TokenBytes    int64  // what they take, at most Options.TokenCacheBytes
 	TokensStored  uint64 // tokens that were verified and then kept
 	TokensEvicted uint64 // good ones given up for want of room

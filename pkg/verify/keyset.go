@@ -156,7 +156,8 @@ func parseKey(text string) (id string, k *key, err error) {
 	if err != nil {
 		return id, nil, err
 	}
-	return id, &key{id: m.kid, alg: alg, public: public}, nil
+	// A copy, or one key would keep the whole document.
+	return id, &key{id: strings.Clone(m.kid), alg: alg, public: public}, nil
 }
 
 // members is what we read of a JWK; the numbers are still base64url.

@@ -30,18 +30,33 @@ func FromContext(ctx context.Context) (claims *token.Claims, ok bool) {
 	return nil, false
 }
 
+// VerifyRequest is [TokenFromRequest] and [Verifier.Verify] in one, for servers
+// with their own way to answer errors.
+func (v *Verifier) VerifyRequest(r *http.Request) (*token.Claims, error) {
+	got, err := v.verifyRequest(r)
+	if err != nil {
+		return nil, err
+	}
+	return &got.Claims, nil
+}
+
+// verifyRequest leaves the token's syntax to verify, which wants less than a
+// header may hold.
+func (v *Verifier) verifyRequest(r *http.Request) (*verified, error) {
+	raw, err := carried(r)
+	if err != nil {
+		v.observe(nil, nil, false, err)
+		return nil, err
+	}
+	return v.verify(r.Context(), raw)
+}
+
 // Middleware lets a request pass to next if it carries a good token, whose
 // claims next finds with [FromContext]. It answers any other with problem
 // details (RFC 9457) and the header of [Challenge].
 func (v *Verifier) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		raw, err := TokenFromRequest(r)
-		if err != nil {
-			v.observe(nil, nil, false, err)
-			v.refuse(w, err)
-			return
-		}
-		got, err := v.verify(r.Context(), raw)
+		got, err := v.verifyRequest(r)
 		if err != nil {
 			v.refuse(w, err)
 			return

@@ -11,7 +11,7 @@ import (
 	"github.com/urbandata/urbandata/pkg/token"
 )
 
-// VerifyAs is [Verifier.Verify] for tokens with claims that package token does
+// As is [Verifier.Verify] for tokens with claims that package token does
 // not know: it also reads the payload into a T, a struct with the json tags of
 // those claims. The error is [ErrClaims] if they don't fit.
 //
@@ -20,7 +20,7 @@ import (
 // object differ only in case is refused.
 //
 // Both values may be shared with other callers and must not be changed.
-func VerifyAs[T any](ctx context.Context, v *Verifier, raw string) (*token.Claims, *T, error) {
+func As[T any](ctx context.Context, v *Verifier, raw string) (*token.Claims, *T, error) {
 	got, err := v.verify(ctx, raw)
 	if err != nil {
 		return nil, nil, err
@@ -33,7 +33,7 @@ func VerifyAs[T any](ctx context.Context, v *Verifier, raw string) (*token.Claim
 }
 
 // Private returns the claims that the handler's request carries as a T, as
-// [VerifyAs] does. It belongs behind [Verifier.Middleware]: the error is
+// [As] does. It belongs behind [Verifier.Middleware]: the error is
 // [ErrMissing] if the context does not come from there.
 func Private[T any](ctx context.Context) (*T, error) {
 	got, ok := ctx.Value(claimsKey{}).(*verified)

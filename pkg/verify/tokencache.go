@@ -20,7 +20,7 @@ import (
 //   - What time can change (exp, nbf, iat, the life of the key set) is checked
 //     again at every hit, by the very code that checked it at first.
 //   - What it holds is of one [KeySet]. When another set takes its place, all
-//     of that is void in the same instant, and its room free for others.
+//     of that is void in the same instant, and dropped in the next.
 //
 // It is an array of sets of eight places. A token may be in either of two sets,
 // and goes to the emptier, which fills them evenly. A set has its share of the
@@ -45,7 +45,7 @@ type verified struct {
 	by   *trust  // whose checklist it passed
 	set  *KeySet // that key was of
 
-	private atomic.Pointer[any] // see VerifyAs
+	private atomic.Pointer[any] // see As
 
 	// What follows is for the cache alone.
 	raw  string
@@ -97,8 +97,8 @@ func (c *tokenCache) at(hash uint64) (one, other *tokenSet) {
 // tag is the part of a hash that the choice of the sets uses least.
 func tag(hash uint64) uint32 { return uint32(hash >> 16) } //nolint:gosec // a part of it is what is wanted
 
-// get returns what is known of raw, or nil. The caller must check that it
-// still holds.
+// get returns what was found out about raw, or nil. Whether it still holds is
+// for recall to say.
 func (c *tokenCache) get(raw string) *verified {
 	if c == nil {
 		return nil
@@ -181,6 +181,23 @@ func (s *tokenSet) remove(i int) {
 	s.places[i].Store(nil)
 }
 
+// purge drops what is void.
+func (c *tokenCache) purge(now time.Time) {
+	if c == nil {
+		return
+	}
+	for i := range c.sets {
+		set := &c.sets[i]
+		set.mu.Lock()
+		for j := range set.places {
+			if v := set.places[j].Load(); v != nil && !v.holds(now) {
+				set.remove(j)
+			}
+		}
+		set.mu.Unlock()
+	}
+}
+
 // holds says whether v could still be answered with: its key set is the one
 // held, and it has not expired.
 func (v *verified) holds(now time.Time) bool {
@@ -188,8 +205,8 @@ func (v *verified) holds(now time.Time) bool {
 	return snap.usable(now) && snap.set == v.set && now.Before(v.ExpiresAt().Add(v.by.options.Leeway))
 }
 
-// size is the number of tokens held and the bytes they take. Those that are
-// void count until others take their places.
+// size is the number of tokens held and the bytes they take. Those that have
+// expired count until others take their places.
 func (c *tokenCache) size() (tokens int, bytes int64) {
 	if c == nil {
 		return 0, 0

@@ -110,6 +110,9 @@ func TestTokenCacheFollowsTheKeySet(t *testing.T) {
 		k.Revoke()
 		e.set(serve(k.KeySet(), maxAge(300)))
 		want(t, "a made-up kid fetches", verifyOne(t, v, k.named("made-up")), verify.ErrKeyUnknown)
+		if s := v.Stats(); s.Tokens != 0 || s.TokenBytes != 0 {
+			t.Errorf("kept of the set before: %+v", s)
+		}
 		want(t, "old, its key gone", verifyOne(t, v, old), verify.ErrKeyUnknown)
 
 		fresh := k.token()
@@ -211,7 +214,7 @@ func TestPrivateClaims(t *testing.T) {
 	} {
 		for _, v := range []*verify.Verifier{fixed(t, issuer), fixed(t, issuer, func(o *verify.Options) { o.TokenCacheBytes = 1 << 20 })} {
 			for range 2 {
-				claims, private, err := verify.VerifyAs[tenant](t.Context(), v, sign(tc.more))
+				claims, private, err := verify.As[tenant](t.Context(), v, sign(tc.more))
 				if !errors.Is(err, tc.want) {
 					t.Errorf("%s: %v, want %v", tc.name, err, tc.want)
 				}
@@ -222,7 +225,7 @@ func TestPrivateClaims(t *testing.T) {
 		}
 	}
 	v := fixed(t, issuer)
-	if _, _, err := verify.VerifyAs[tenant](t.Context(), v, "x"); !errors.Is(err, verify.ErrMalformed) {
+	if _, _, err := verify.As[tenant](t.Context(), v, "x"); !errors.Is(err, verify.ErrMalformed) {
 		t.Errorf("%v, want %v", err, verify.ErrMalformed)
 	}
 	if _, err := verify.Private[tenant](t.Context()); !errors.Is(err, verify.ErrMissing) {
@@ -233,12 +236,8 @@ func TestPrivateClaims(t *testing.T) {
 func TestSeveralIssuers(t *testing.T) {
 	a, b, c := verifytest.NewIssuer(t, verify.EdDSA), verifytest.NewIssuer(t, verify.RS256), verifytest.NewIssuer(t)
 	options := func(i *verifytest.Issuer) verify.Options {
-		keys, err := verify.ParseKeySet(i.KeySet())
-		if err != nil {
-			t.Fatal(err)
-		}
-		o := i.Options()
-		o.JWKSURL, o.Keys, o.TokenCacheBytes = "", keys, 1<<20
+		o := fixedOptions(t, i)
+		o.TokenCacheBytes = 1 << 20
 		return o
 	}
 	v, err := verify.NewMulti(options(a), options(b))

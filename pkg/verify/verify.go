@@ -66,7 +66,11 @@ func NewMulti(issuers ...Options) (*Verifier, error) {
 		}
 	}
 	v.options = v.issuers[0].options
-	v.tokens = newTokenCache(v.options.TokenCacheBytes)
+	if v.tokens = newTokenCache(v.options.TokenCacheBytes); v.tokens != nil {
+		for _, t := range v.issuers {
+			t.cache.changed = func() { v.tokens.purge(v.options.Now()) }
+		}
+	}
 	return v, nil
 }
 
@@ -160,16 +164,14 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (*token.Claims, error
 // verify looks in the cache, goes through the checklist if raw is not there,
 // and tells the hook.
 func (v *Verifier) verify(ctx context.Context, raw string) (*verified, error) {
-	if got := v.tokens.get(raw); got != nil {
-		now := v.options.Now()
-		if snap := got.by.cache.current.Load(); snap.usable(now) && snap.set == got.set {
-			err := got.by.checkTimes(&got.payload, now)
-			v.observe(got.by, got.key, true, err)
-			if err != nil {
-				return nil, err
-			}
-			return got, nil
+	now := v.options.Now()
+	if got := v.recall(raw, now); got != nil {
+		err := got.by.checkTimes(&got.payload, now)
+		v.observe(got.by, got.key, true, err)
+		if err != nil {
+			return nil, err
 		}
+		return got, nil
 	}
 	got := &verified{}
 	err := v.check(ctx, raw, got)
@@ -179,6 +181,22 @@ func (v *Verifier) verify(ctx context.Context, raw string) (*verified, error) {
 	}
 	v.tokens.put(raw, got, v.options.Now())
 	return got, nil
+}
+
+// recall returns what the cache knows of raw, if the key set that it was
+// verified by is the one held and may be used; else nil.
+func (v *Verifier) recall(raw string, now time.Time) *verified {
+	if len(raw) > v.options.MaxTokenBytes { // not worth a hash
+		return nil
+	}
+	got := v.tokens.get(raw)
+	if got == nil {
+		return nil
+	}
+	if snap := got.by.cache.current.Load(); !snap.usable(now) || snap.set != got.set {
+		return nil
+	}
+	return got
 }
 
 // observe calls the hook.

@@ -39,7 +39,7 @@ type cluster struct {
 	policy   keys.Policy
 	db       *postgres
 	store    *keys.SQLStore
-	operator *keys.Keeper // works on the database as the operator's commands do
+	keeper   *keys.Keeper // looks at the ring; the thief has it too
 	replicas [replicas]*replica
 
 	pool   *sqlx.DB
@@ -87,8 +87,8 @@ func startCluster(ctx context.Context, s *starter, scratch string, o options, po
 		return nil, fmt.Errorf("open PostgreSQL: %w", err)
 	}
 	c.store = keys.NewSQLStore(c.pool)
-	if c.operator, err = keys.NewKeeper(c.store, sealer, policy, keys.Options{Name: "the drill's operator", Logger: slog.New(slog.DiscardHandler)}); err != nil {
-		return nil, fmt.Errorf("make the operator: %w", err)
+	if c.keeper, err = keys.NewKeeper(c.store, sealer, policy, keys.Options{Name: "drill", Logger: slog.New(slog.DiscardHandler)}); err != nil {
+		return nil, fmt.Errorf("look at the keys: %w", err)
 	}
 
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a local bind
@@ -265,13 +265,13 @@ func (c *cluster) pass(r *http.Request, body []byte) (*response, error) {
 		if address == "" {
 			continue
 		}
-		out, err := http.NewRequestWithContext(r.Context(), r.Method, "http://"+address+r.URL.RequestURI(), bytes.NewReader(body))
+		out, err := http.NewRequestWithContext(r.Context(), r.Method, "http://"+address+r.URL.RequestURI(), bytes.NewReader(body)) //nolint:gosec // passing requests on to replicas is what it is for
 		if err != nil {
 			return nil, err
 		}
 		out.Header = r.Header.Clone()
-		began := time.Now() // a cached answer's age counts from before it was made
-		answer, err := c.client.Do(out)
+		began := time.Now()             // a cached answer's age counts from before it was made
+		answer, err := c.client.Do(out) //nolint:gosec // the same
 		if err == nil {
 			var content []byte
 			content, err = io.ReadAll(io.LimitReader(answer.Body, 1<<20))
@@ -312,8 +312,37 @@ func (c *cluster) withoutAnnounced(ctx context.Context, body []byte) ([]byte, er
 	return json.Marshal(set)
 }
 
+// administrator is who rotates and revokes over HTTP.
+const administrator = "operator@drill.example"
+
+// makeAdministrator uses the command line, as an operator would.
+func (c *cluster) makeAdministrator(ctx context.Context) error {
+	r := c.replicas[0]
+	cmd := exec.CommandContext(ctx, r.binary, "users", "create", "--role", "admin", administrator) //nolint:gosec // built above
+	cmd.Env = append([]string{"URBANDATA_PASSWORD=" + password}, r.env...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("make an administrator: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// manage sends a change of keys to /admin/keys until it is answered: replicas
+// die, and so does the database, but for one Idempotency-Key it is made once.
+func (c *cluster) manage(ctx context.Context, path string, in any) error {
+	key := rand.Text()
+	return until(ctx, time.Minute, "the change is made", func() error {
+		var got tokens
+		if _, err := c.post(ctx, "/authn/token", map[string]string{"email": administrator, "password": password, "audience": "authn"}, &got); err != nil {
+			return err
+		}
+		_, err := c.post(ctx, "/admin/keys/"+path, in, nil, "Authorization", "Bearer "+got.Access, "Idempotency-Key", key)
+		return err
+	})
+}
+
 // post calls the issuer as a client does, and decodes its answer into out.
-func (c *cluster) post(ctx context.Context, path string, in, out any) (status int, err error) {
+// fields are names and values of header fields.
+func (c *cluster) post(ctx context.Context, path string, in, out any, fields ...string) (status int, err error) {
 	body, err := json.Marshal(in)
 	if err != nil {
 		return 0, err
@@ -323,6 +352,9 @@ func (c *cluster) post(ctx context.Context, path string, in, out any) (status in
 		return 0, err
 	}
 	r.Header.Set("Content-Type", "application/json")
+	for i := 0; i < len(fields); i += 2 {
+		r.Header.Set(fields[i], fields[i+1])
+	}
 	answer, err := c.client.Do(r)
 	if err != nil {
 		return 0, err

@@ -77,6 +77,9 @@ const email, password = "drill@example.org", "three replicas and one wrong clock
 
 // logIn makes the user and a few sessions of each algorithm.
 func (t *trial) logIn(ctx context.Context) error {
+	if err := t.cluster.makeAdministrator(ctx); err != nil {
+		return err
+	}
 	if _, err := t.cluster.post(ctx, "/authn/register", map[string]string{"email": email, "password": password}, nil); err != nil {
 		return fmt.Errorf("make a user: %w", err)
 	}
@@ -263,7 +266,7 @@ func (t *trial) forge(ctx context.Context) {
 				alg, key = jose.EdDSA, edKey
 			}
 			what, kid := "a token with a made-up kid", madeUpKid()
-			if ring := t.cluster.operator.Ring(); n%8 == 7 && ring.Signing(alg) != nil {
+			if ring := t.cluster.keeper.Ring(); n%8 == 7 && ring.Signing(alg) != nil {
 				what, kid = "a token that the kid's key didn't sign", ring.Signing(alg).ID
 			}
 			signer, err := jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: key},
@@ -325,25 +328,25 @@ func (t *trial) restartDatabase(ctx context.Context) error {
 	return nil
 }
 
-// rotate asks for rotations besides those by schedule: of RS256 as soon as the
+// rotate asks, over HTTP, for rotations besides those by schedule: of RS256 as soon as the
 // stand-by may sign, of EdDSA in an emergency once one is ready. It leaves the
 // ring alone around the theft, which needs a stand-by that everybody holds.
 func (t *trial) rotate(ctx context.Context) {
 	every := max(t.length/20, 2*time.Second)
 	for n := 0; pause(ctx, every); n++ {
-		if err := t.cluster.operator.Tick(ctx); err != nil {
-			t.note("the operator can't see the ring: %v", err)
+		if err := t.cluster.keeper.Tick(ctx); err != nil {
+			t.note("the ring can't be read: %v", err)
 			continue
 		}
 		if at := time.Since(t.began); at > t.length*40/100 && at < t.length*70/100 {
 			continue
 		}
-		if err := t.cluster.operator.Rotate(ctx, jose.RS256, false); err != nil {
+		if err := t.cluster.manage(ctx, "rotate", map[string]any{"alg": "RS256"}); err != nil {
 			t.note("rotate: %v", err)
 		}
-		if next := t.cluster.operator.Ring().Standby(jose.EdDSA); next != nil && next.ReadyAt.Add(noise/2).Before(time.Now()) {
+		if next := t.cluster.keeper.Ring().Standby(jose.EdDSA); next != nil && next.ReadyAt.Add(noise/2).Before(time.Now()) {
 			t.note("emergency rotation of EdDSA to %.8s", next.ID)
-			if err := t.cluster.operator.Rotate(ctx, jose.EdDSA, true); err != nil {
+			if err := t.cluster.manage(ctx, "rotate", map[string]any{"alg": "EdDSA", "emergency": true}); err != nil {
 				t.note("rotate: %v", err)
 			}
 		}
@@ -361,14 +364,14 @@ func (t *trial) steal(ctx context.Context) error {
 	}
 	var thief *keys.Signer
 	for {
-		err := t.cluster.operator.Tick(ctx)
+		err := t.cluster.keeper.Tick(ctx)
 		if err == nil {
 			// A stand-by that everybody holds, as there is for 99 % of the time
 			// in production.
 			now := time.Now()
-			next := t.cluster.operator.Ring().Standby(jose.RS256)
+			next := t.cluster.keeper.Ring().Standby(jose.RS256)
 			if next != nil && now.After(next.ReadyAt.Add(noise/4)) && now.Before(next.ActivateAt.Add(-noise/2)) {
-				if thief, err = t.cluster.operator.Signer(jose.RS256); err == nil {
+				if thief, err = t.cluster.keeper.Signer(jose.RS256); err == nil {
 					break
 				}
 			}
@@ -381,7 +384,7 @@ func (t *trial) steal(ctx context.Context) error {
 	t.mu.Lock()
 	t.revoked[thief.KeyID()] = at
 	t.mu.Unlock()
-	if err := t.cluster.operator.Revoke(ctx, thief.KeyID(), "stolen in the drill"); err != nil {
+	if err := t.cluster.manage(ctx, thief.KeyID()+"/revoke", map[string]string{"reason": "stolen in the drill"}); err != nil {
 		return fmt.Errorf("revoke: %w", err)
 	}
 	t.note("%.8s revoked", thief.KeyID())

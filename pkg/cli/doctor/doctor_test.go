@@ -408,10 +408,10 @@ func FuzzToken(f *testing.F) {
 }
 
 func TestWatch(t *testing.T) {
-	const max = 300 * time.Second
+	const maxAge = 300 * time.Second
 	began := time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)
 	look := func(after time.Duration, kids ...string) *Report {
-		r := &Report{At: began.Add(after), Reached: true, MaxAge: max}
+		r := &Report{At: began.Add(after), Reached: true, MaxAge: maxAge}
 		for _, kid := range kids {
 			r.Keys = append(r.Keys, Key{KeyID: kid, Algorithm: "EdDSA"})
 		}

@@ -56,7 +56,7 @@ type Attack struct {
 const (
 	defaultHeader  = `{"alg":"{{alg}}","kid":"{{kid}}","typ":"at+jwt"}`
 	defaultPayload = `{"iss":"{{iss}}","aud":"{{aud}}","sub":"u","exp":{{now 300}},"iat":{{now 0}},"scope":"inmuebles:read","token_type":"access"}`
-	defaultToken   = `{{.H}}.{{.P}}.{{.S}}`
+	defaultForm    = `{{.H}}.{{.P}}.{{.S}}`
 )
 
 // LoadAttacks reads a corpus. A recipe with an unknown member is an error.
@@ -188,7 +188,7 @@ func (a *Attacker) Token(attack Attack) string {
 		}
 	}
 	parts.S = encode(signature)
-	return fill(attack.Token, defaultToken, parts)
+	return fill(attack.Token, defaultForm, parts)
 }
 
 // secret is what is public about the issuer's keys, as a secret of HMAC.
