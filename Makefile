@@ -9,7 +9,8 @@ PACKAGES ?= ./...
 # Which benchmarks run, and how often each.
 BENCH ?= .
 BENCHCOUNT ?= 1
-# How long each fuzz target runs.
+# Where fuzz targets are looked for, and how long each runs.
+FUZZ ?= .
 FUZZTIME ?= 10s
 
 # Runs a command with real PostgreSQL and MongoDB servers at hand, and removes
@@ -18,10 +19,10 @@ WITH = go run ./test/engines/with
 LINT = go tool -modfile=tools/go.mod golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench fuzz lint fmt hooks clean
+.PHONY: help run test test-verifiers bench drill drill-naive alerts fuzz lint fmt hooks clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## both services, on embedded databases
 	go run .
@@ -32,21 +33,39 @@ ifneq ($(RACE),)
 endif
 	$(WITH) -- go test -timeout 20m $(if $(RACE),-race) $(TESTFLAGS) $(PACKAGES)
 
+test-verifiers: ## docs/verify in five languages, and verify-proxy behind nginx and Caddy
+	go test -tags verifiers -timeout 20m -count=1 -v $(TESTFLAGS) ./test/thirdparty
+
 bench: ## benchmarks, on databases that flush as in production (BENCH=Refresh BENCHCOUNT=10)
 	$(WITH) -durable -- go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) -timeout 60m $(PACKAGES)
 
-fuzz: ## each fuzz target for a while (FUZZTIME=10s)
-	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sort | \
+# More flags for the drill, as in: make drill DRILLFLAGS='-length 10m -v'
+DRILLFLAGS ?=
+
+drill: ## rotate keys under real verifiers for 60 s, and count what breaks (DRILLFLAGS=-real-time: 40 min)
+	$(WITH) -only postgres -from given,binaries,packages -- go run ./test/drill $(DRILLFLAGS)
+
+drill-naive: ## the same with a rotation that must break some: the drill can see it
+	$(WITH) -only postgres -from given,binaries,packages -- go run ./test/drill -naive $(DRILLFLAGS)
+
+alerts: ## evaluate docs/prometheus-rules.yaml with Prometheus' own code
+	cd test/alerts && go test -count=1 -timeout 10m $(TESTFLAGS) ./...
+
+fuzz: ## each fuzz target for a while (FUZZ=./pkg/verify FUZZTIME=10s)
+	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' $(FUZZ) | sort | \
 	{ while IFS=: read -r file func; do \
-		echo "$${file%/*}: $${func#func }"; \
-		go test -run '^$$' -fuzz "^$${func#func }\$$" -fuzztime $(FUZZTIME) "$${file%/*}" || failed=1; \
-	done; test -z "$$failed"; }
+		found=1; echo "$${file%/*}: $${func#func }"; \
+		go test -run '^$$' -fuzz "^$${func#func }\$$" -fuzztime $(FUZZTIME) "./$${file%/*}" || failed=1; \
+	done; test -n "$$found" -a -z "$$failed"; }
 
 lint: ## golangci-lint (who may import whom, gosec, gofumpt, …), go vet, tidy modules
 	$(LINT) run ./...
-	go vet ./...
+	go vet -tags verifiers ./...
 	go mod tidy -diff
 	cd tools && go mod tidy -diff
+	cd docs/verify/go && go mod tidy -diff && go vet ./...
+	cd test/drill/victims/golang && go vet . && go mod tidy -diff
+	cd test/alerts && go vet ./... && go mod tidy -diff
 
 fmt: ## gofumpt over all of it
 	$(LINT) fmt ./...

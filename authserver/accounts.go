@@ -13,7 +13,9 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/text/unicode/norm"
 
+	"github.com/urbandata/urbandata/keys"
 	"github.com/urbandata/urbandata/pkg/token"
+	"github.com/urbandata/urbandata/pkg/web"
 )
 
 // ErrCredentials says that no enabled user has this address and password. It
@@ -24,17 +26,22 @@ var ErrCredentials = errors.New("authserver: wrong e-mail address or password")
 type User struct {
 	ID        string       `json:"id" format:"uuid" doc:"UUIDv7; the sub of the user's tokens"`
 	Email     string       `json:"email" format:"email"`
+	Verified  bool         `json:"email_verified" doc:"Whether somebody has shown to read the address's mail"`
 	FirstName string       `json:"first_name"`
 	LastName  string       `json:"last_name"`
 	Company   string       `json:"company"`
 	Roles     []token.Role `json:"roles" nullable:"false"`
+	Factor    bool         `json:"second_factor" doc:"Whether a login needs a code besides the password"`
+	Language  string       `json:"language" doc:"Of mail to the user: es or en; empty for the default"`
 	CreatedAt time.Time    `json:"created_at"`
 	Disabled  bool         `json:"disabled"`
+	EraseAt   *time.Time   `json:"erase_at,omitempty" doc:"When the account is erased, if its owner deleted it"`
 }
 
 // NewUser is what a user is made from.
 type NewUser struct {
 	Email, Password, FirstName, LastName, Company string
+	Language                                      string       // es, en, or "" for the default
 	Roles                                         []token.Role // none means [token.RoleUser]
 }
 
@@ -52,10 +59,24 @@ const maxName = 150 // code points
 // Accounts is what can be done with users and their sessions, by HTTP or from
 // the command line. It is safe for concurrent use.
 type Accounts struct {
-	store  *Store
-	hasher *hasher
-	now    func() time.Time
-	limits SessionLimits
+	store   *Store
+	hasher  *hasher
+	now     func() time.Time
+	options AccountsOptions
+	limits  SessionLimits
+	outbox  *outbox // nil if no mail is sent
+	limit   *throttle
+}
+
+// AccountsOptions are how accounts behave. The zero value has every default.
+type AccountsOptions struct {
+	Sessions      SessionLimits    // [DefaultSessionLimits] if zero
+	DeletionGrace time.Duration    // [DefaultDeletionGrace] if zero
+	Mail          MailOptions      // no mail if there is no Mailer
+	Breached      *BreachedList    // passwords that may not be chosen; none if nil
+	Limits        *Limits          // [DefaultLimits] if nil
+	Sealer        keys.Sealer      // of second factors; nobody can have one if nil
+	Now           func() time.Time // the clock, time.Now if nil
 }
 
 // SessionLimits says how long a session lasts.
@@ -71,17 +92,79 @@ func DefaultSessionLimits() SessionLimits {
 	return SessionLimits{Grace: 10 * time.Second, Idle: 7 * 24 * time.Hour, Lifetime: 90 * 24 * time.Hour}
 }
 
-// NewAccounts works on a store. now is the clock, nil for the real one.
-func NewAccounts(store *Store, limits SessionLimits, now func() time.Time) *Accounts {
-	if now == nil {
-		now = time.Now
+// NewAccounts works on a store.
+func NewAccounts(store *Store, o AccountsOptions) *Accounts {
+	if o.Now == nil {
+		o.Now = time.Now
 	}
-	return &Accounts{store: store, hasher: newHasher(), now: now, limits: limits}
+	if o.Sessions == (SessionLimits{}) {
+		o.Sessions = DefaultSessionLimits()
+	}
+	if o.DeletionGrace == 0 {
+		o.DeletionGrace = DefaultDeletionGrace
+	}
+	if o.Limits == nil {
+		limits := DefaultLimits()
+		o.Limits = &limits
+	}
+	return &Accounts{
+		limit: newThrottle(store, *o.Limits, o.Now),
+		store: store, hasher: newHasher(), now: o.Now, options: o, limits: o.Sessions,
+		outbox: newOutbox(store, o.Mail, o.Now),
+	}
 }
 
-// Create stores a user. The error joins a [*FieldError] for each value that
-// won't do, or is [ErrEmailTaken], [ErrBusy], or a failure of the database.
+// Create stores a user whose address the operator vouches for. The error joins
+// a [*FieldError] for each value that won't do, or is [ErrEmailTaken],
+// [ErrBusy], or a failure of the database.
 func (a *Accounts) Create(ctx context.Context, n NewUser) (*User, error) {
+	row, err := a.newUser(n)
+	if err != nil {
+		return nil, err
+	}
+	row.EmailVerifiedAt = &row.CreatedAt
+	return a.create(ctx, row, n.Password, nil)
+}
+
+// register stores a user who came by HTTP. The errors are those of
+// [Accounts.Create].
+func (a *Accounts) register(ctx context.Context, n NewUser) (*User, error) {
+	row, err := a.newUser(n)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.limit.register(ctx); err != nil {
+		return nil, err
+	}
+	var welcome *outboxRow
+	if a.options.Mail.Verify == VerifyWarn {
+		welcome = a.mail(mailVerify, row, "", "")
+	}
+	defer a.outbox.call()
+	return a.create(ctx, row, n.Password, welcome)
+}
+
+// registerSilently stores a user whose address has to be verified. One that is
+// taken gets mail instead, and no error says so: for both the hash is computed
+// and the same statements run.
+func (a *Accounts) registerSilently(ctx context.Context, n NewUser) error {
+	row, err := a.newUser(n)
+	if err != nil {
+		return err
+	}
+	if err := a.limit.register(ctx); err != nil {
+		return err
+	}
+	if row.PasswordHash, err = a.hasher.hash(ctx, n.Password); err != nil {
+		return err
+	}
+	defer a.outbox.call()
+	return a.store.insertOrTell(ctx, row, a.mail(mailVerify, row, "", ""), a.mail(mailKnown, nil, row.EmailKey, n.Language))
+}
+
+// newRow checks a new user's values but for the password, and is what is
+// stored but for its hash. The error joins [*FieldError]s.
+func (a *Accounts) newRow(n NewUser) (*userRow, error) {
 	email, key, err := parseEmail(n.Email)
 	errs := []error{err}
 	for _, f := range []struct{ field, value string }{
@@ -91,9 +174,6 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (*User, error) {
 			errs = append(errs, &FieldError{f.field, reason})
 		}
 	}
-	if reason := weakness(n.Password, n.Email, n.FirstName, n.LastName, n.FirstName+n.LastName, n.Company); reason != "" {
-		errs = append(errs, &FieldError{"password", reason})
-	}
 	if len(n.Roles) == 0 {
 		n.Roles = []token.Role{token.RoleUser}
 	}
@@ -102,34 +182,60 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (*User, error) {
 			errs = append(errs, &FieldError{"roles", "must be of " + joinRoles(token.Roles(), ", ")})
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
-	// Ask before hashing: a taken address shouldn't cost 30 ms of a core. The
-	// unique column decides when two ask at once.
-	if _, err := a.store.findUser(ctx, key); err == nil {
-		return nil, ErrEmailTaken
-	} else if !errors.Is(err, ErrNoUser) {
-		return nil, err
-	}
-	hash, err := a.hasher.hash(ctx, n.Password)
-	if err != nil {
-		return nil, err
-	}
 	id, err := uuid.NewV7()
 	if err != nil {
 		return nil, fmt.Errorf("make a user id: %w", err)
 	}
 	now := a.now().UnixMilli()
-	row := &userRow{
-		ID: id.String(), Email: email, EmailKey: key, PasswordHash: hash,
+	return &userRow{
+		ID: id.String(), Email: email, EmailKey: key,
 		FirstName: n.FirstName, LastName: n.LastName, Company: n.Company,
-		Roles: joinRoles(n.Roles, " "), CreatedAt: now, UpdatedAt: now,
+		Language: n.Language, Roles: joinRoles(n.Roles, " "), CreatedAt: now, UpdatedAt: now,
+	}, errors.Join(errs...)
+}
+
+// newUser is newRow with a check of the password.
+func (a *Accounts) newUser(n NewUser) (*userRow, error) {
+	row, err := a.newRow(n)
+	if row == nil {
+		return nil, err
 	}
-	if err := a.store.insertUser(ctx, row); err != nil {
+	like := *row
+	like.Email = n.Email // also where it isn't valid
+	return row, errors.Join(err, a.allowed("password", n.Password, &like))
+}
+
+// create hashes the password and stores a user, with mail if there is some.
+func (a *Accounts) create(ctx context.Context, row *userRow, password string, welcome *outboxRow) (*User, error) {
+	// Ask before hashing: a taken address shouldn't cost 30 ms of a core. The
+	// unique column decides when two ask at once.
+	if _, err := a.store.findUser(ctx, row.EmailKey); err == nil {
+		return nil, ErrEmailTaken
+	} else if !errors.Is(err, ErrNoUser) {
+		return nil, err
+	}
+	var err error
+	if row.PasswordHash, err = a.hasher.hash(ctx, password); err != nil {
+		return nil, err
+	}
+	if err := a.store.insertUser(ctx, row, welcome); err != nil {
 		return nil, err
 	}
 	return row.user(), nil
+}
+
+// allowed checks that a user may choose a password. The error is a
+// [*FieldError], or that of the list of breached passwords.
+func (a *Accounts) allowed(field, password string, user *userRow) error {
+	reason := weakness(password, user.Email, user.FirstName, user.LastName, user.FirstName+user.LastName, user.Company)
+	if reason != "" {
+		return &FieldError{field, reason}
+	}
+	breached, err := a.options.Breached.has(password)
+	if breached {
+		return &FieldError{field, "is known to attackers from a data breach"}
+	}
+	return err
 }
 
 // List returns up to limit users in the order of their addresses, after the
@@ -147,28 +253,25 @@ func (a *Accounts) List(ctx context.Context, after string, limit int) ([]User, e
 }
 
 // SetPassword gives a user another password, enables the account again if it
-// was disabled, and ends the user's sessions. Errors are those of
+// was disabled or deleted, and ends the user's sessions. Errors are those of
 // [Accounts.Create], and [ErrNoUser].
 func (a *Accounts) SetPassword(ctx context.Context, email, password string) error {
 	user, err := a.store.findUser(ctx, foldEmail(email))
 	if err != nil {
 		return err
 	}
-	if reason := weakness(password, user.Email, user.FirstName, user.LastName, user.FirstName+user.LastName, user.Company); reason != "" {
-		return &FieldError{"password", reason}
-	}
-	hash, err := a.hasher.hash(ctx, password)
+	hash, err := a.choose(ctx, "password", password, user)
 	if err != nil {
 		return err
 	}
-	return a.store.changeUser(ctx, user.EmailKey, hash, false, "password changed", a.now())
+	return a.store.setPassword(ctx, user.EmailKey, hash, a.now())
 }
 
 // Disable keeps a user from logging in and ends the user's sessions. Access
 // tokens that are out stay valid until they expire: verifiers don't ask. It
 // returns [ErrNoUser] when nobody has the address.
 func (a *Accounts) Disable(ctx context.Context, email string) error {
-	return a.store.changeUser(ctx, foldEmail(email), "", true, "user disabled", a.now())
+	return a.store.disable(ctx, foldEmail(email), a.now())
 }
 
 // grant is a session with its current refresh token: all that is needed to
@@ -180,25 +283,97 @@ type grant struct {
 	Audience  string
 	Roles     []token.Role
 	Refresh   refreshToken
+
+	AuthTime   time.Time // of the login
+	AMR        string    // how it was made: RFC 8176, with spaces between
+	Unverified bool      // and this server asks for a verified address
+
+	// Scope is what a client may do in its own name; for a user, what it
+	// was asked to be narrowed to, or nil.
+	Scope token.Scope
 }
 
-// login starts a session, or returns [ErrCredentials]. An unknown address, a
-// wrong password and a disabled user are one error at one cost: the hash is
-// computed for each.
-func (a *Accounts) login(ctx context.Context, email, password, clientID, audience string) (*grant, error) {
-	user, err := a.store.findUser(ctx, foldEmail(email))
-	if err != nil && !errors.Is(err, ErrNoUser) {
-		return nil, err
-	}
-	if user == nil {
-		user = &userRow{}
-	}
-	ok, err := a.hasher.verify(ctx, user.PasswordHash, password)
+// authenticate returns the user who has this address and password, or
+// [ErrCredentials]. An unknown address, a wrong password and a disabled user
+// are one error at one cost: a hash is computed for each. Only the right
+// password gets [ErrOTPRequired], [ErrOTP] or [ErrDeleted], and with the last
+// comes the user too.
+//
+// Users who were imported have hashes of other costs. For an address that
+// nobody has, what the next user has is computed: each address has one cost,
+// and unknown ones have the same costs, as often, as known ones.
+func (a *Accounts) authenticate(ctx context.Context, email, password, code string, from peer) (*login, error) {
+	key := foldEmail(email)
+	attempt, err := a.limit.try(ctx, key, from)
 	if err != nil {
 		return nil, err
 	}
-	if !ok || user.DisabledAt != nil {
-		return nil, ErrCredentials
+	user, err := a.store.userFrom(ctx, key)
+	if errors.Is(err, ErrNoUser) {
+		user, err = &userRow{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	ok, outdated, err := a.hasher.verify(ctx, user.PasswordHash, password)
+	deleted := user.DisabledBy == byOwner && user.EraseAt != nil && *user.EraseAt > a.now().UnixMilli()
+	switch {
+	case err != nil:
+		return nil, err
+	case !ok || user.EmailKey != key || user.DisabledAt != nil && !deleted:
+		return nil, a.limit.failed(ctx, attempt, ErrCredentials)
+	}
+	l := &login{user: user, outdated: outdated}
+	if l.amr, err = a.checkSecondFactor(ctx, user, code); errors.Is(err, ErrOTP) {
+		return nil, a.limit.failed(ctx, attempt, ErrOTP)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := a.limit.passed(ctx, attempt); err != nil {
+		return nil, err
+	}
+	if deleted {
+		return l, ErrDeleted
+	}
+	return l, nil
+}
+
+// login is a user who has shown who it is.
+type login struct {
+	user     *userRow
+	outdated bool   // whether the password is to be stored anew
+	amr      string // how it was shown
+}
+
+// login starts a session, or returns what [Accounts.authenticate] does, or
+// [ErrUnverified].
+func (a *Accounts) login(ctx context.Context, email, password, code, clientID, audience string, from peer) (*grant, error) {
+	g, err := a.tryLogin(ctx, email, password, code, clientID, audience, from)
+	if errors.Is(err, ErrNoUser) {
+		// The user was disabled or given another password meanwhile, or the
+		// same one stored anew by another login: look again.
+		g, err = a.tryLogin(ctx, email, password, code, clientID, audience, from)
+	}
+	if errors.Is(err, ErrNoUser) {
+		err = ErrCredentials
+	}
+	return g, err
+}
+
+func (a *Accounts) tryLogin(ctx context.Context, email, password, code, clientID, audience string, from peer) (*grant, error) {
+	l, err := a.authenticate(ctx, email, password, code, from)
+	if err != nil {
+		return nil, err
+	}
+	user := l.user
+	unverified := user.EmailVerifiedAt == nil && a.outbox != nil && a.outbox.Verify != VerifyOff
+	if unverified && a.outbox.Verify == VerifyRequired {
+		var throttled *ThrottledError
+		if err := a.requestVerification(ctx, user); err != nil && !errors.As(err, &throttled) {
+			return nil, err
+		}
+		return nil, ErrUnverified
 	}
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -210,14 +385,30 @@ func (a *Accounts) login(ctx context.Context, email, password, clientID, audienc
 		ID: id, UserID: user.ID, ClientID: clientID, Audience: audience,
 		MarkKey: markKey, CurrentHash: refresh.hash(),
 		CreatedAt: now, IdleExpiresAt: now.Add(a.limits.Idle), ExpiresAt: now.Add(a.limits.Lifetime),
+		Peer: from, AMR: l.amr,
 	}, user.PasswordHash)
-	if errors.Is(err, ErrNoUser) {
-		return nil, ErrCredentials // disabled, or given another password, meanwhile
-	}
 	if err != nil {
 		return nil, err
 	}
-	return &grant{id, user.ID, clientID, audience, parseRoles(user.Roles), refresh}, nil
+	if l.outdated {
+		a.rehash(ctx, user, password)
+	}
+	return &grant{
+		SessionID: id, UserID: user.ID, ClientID: clientID, Audience: audience,
+		Roles: parseRoles(user.Roles), Refresh: refresh, AuthTime: now, AMR: l.amr, Unverified: unverified,
+	}, nil
+}
+
+// rehash stores the password that was just checked in today's form. If that
+// can't be done, the next login does it.
+func (a *Accounts) rehash(ctx context.Context, user *userRow, password string) {
+	hash, err := a.hasher.hash(ctx, password)
+	if err == nil {
+		err = a.store.rehash(ctx, user, hash)
+	}
+	if err != nil {
+		web.NoteCause(ctx, fmt.Errorf("store a password anew: %w", err))
+	}
 }
 
 // refreshTries is how often a rotation is repeated after a failure that may
@@ -226,7 +417,18 @@ const refreshTries = 3
 
 // refresh rotates a refresh token, or returns an error that wraps
 // [ErrInvalidGrant]. In the usual case it is one statement.
-func (a *Accounts) refresh(ctx context.Context, text string) (*grant, error) {
+func (a *Accounts) refresh(ctx context.Context, text string, from peer) (*grant, error) {
+	if err := a.limit.token(ctx); err != nil {
+		return nil, err
+	}
+	g, err := a.rotate(ctx, text, from)
+	if errors.Is(err, ErrInvalidGrant) {
+		err = a.limit.badToken(ctx, err)
+	}
+	return g, err
+}
+
+func (a *Accounts) rotate(ctx context.Context, text string, from peer) (*grant, error) {
 	shown, err := parseRefreshToken(text)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidGrant, err)
@@ -236,7 +438,7 @@ func (a *Accounts) refresh(ctx context.Context, text string) (*grant, error) {
 	next := shown.next(nonce)
 	var row *session
 	for try := 1; ; try++ {
-		row, err = a.store.rotateSession(ctx, now, shown, next, nonce, a.limits.Grace, a.limits.Idle)
+		row, err = a.store.rotateSession(ctx, now, shown, next, nonce, a.limits.Grace, a.limits.Idle, from)
 		if err == nil {
 			break
 		}
@@ -265,7 +467,10 @@ func (a *Accounts) refresh(ctx context.Context, text string) (*grant, error) {
 }
 
 func (s *session) grant(refresh refreshToken) *grant {
-	return &grant{refresh.session, s.UserID, s.ClientID, s.Audience, parseRoles(s.Roles), refresh}
+	return &grant{
+		SessionID: refresh.session, UserID: s.UserID, ClientID: s.ClientID, Audience: s.Audience,
+		Roles: parseRoles(s.Roles), Refresh: refresh, AuthTime: time.UnixMilli(s.CreatedAt), AMR: s.AMR,
+	}
 }
 
 // signOut ends the session of a refresh token. A token that isn't genuine
@@ -286,23 +491,41 @@ func (a *Accounts) signOut(ctx context.Context, text string) error {
 	return a.store.end(ctx, shown.session, "signed out", a.now())
 }
 
-// Sweep deletes sessions that expired a month ago, until ctx ends or none is
-// left. It is cheap and may run on every replica.
+// Sweep deletes sessions that expired a month ago, expired links and counts, and accounts whose owners
+// deleted them, in small batches until ctx ends or none is left. It is cheap
+// and may run on every replica.
 func (a *Accounts) Sweep(ctx context.Context) error {
 	const batch, keep = 1000, 30 * 24 * time.Hour
+	now := a.now()
+	a.limit.sweep()
+	return errors.Join(
+		a.reseal(ctx),
+		untilFew(batch, func() (int64, error) { return a.store.sweep(ctx, now.Add(-keep), batch) }),
+		untilFew(batch, func() (int64, error) { return a.store.expireCounts(ctx, now, batch) }),
+		untilFew(batch, func() (int64, error) { return a.store.expireLinks(ctx, now, batch) }),
+		untilFew(batch/10, func() (int64, error) { return a.store.eraseUsers(ctx, now, batch/10) }),
+	)
+}
+
+// untilFew repeats f until it deletes less than a whole batch.
+func untilFew(batch int64, f func() (int64, error)) error {
 	for {
-		n, err := a.store.sweep(ctx, a.now().Add(-keep), batch)
-		if err != nil || n < batch {
+		if n, err := f(); err != nil || n < batch {
 			return err
 		}
 	}
 }
 
 func (u *userRow) user() *User {
-	return &User{
-		ID: u.ID, Email: u.Email, FirstName: u.FirstName, LastName: u.LastName, Company: u.Company,
+	user := &User{
+		ID: u.ID, Email: u.Email, Verified: u.EmailVerifiedAt != nil, Factor: u.SecondFactorAt != nil, FirstName: u.FirstName, LastName: u.LastName, Company: u.Company, Language: u.Language,
 		Roles: parseRoles(u.Roles), CreatedAt: time.UnixMilli(u.CreatedAt).UTC(), Disabled: u.DisabledAt != nil,
 	}
+	if u.EraseAt != nil {
+		at := time.UnixMilli(*u.EraseAt).UTC()
+		user.EraseAt = &at
+	}
+	return user
 }
 
 func parseRoles(s string) []token.Role {
@@ -333,7 +556,7 @@ func parseEmail(s string) (email, key string, err error) {
 	switch {
 	case len(email) > maxEmail:
 		return "", "", &FieldError{"email", "must have at most 254 bytes"}
-	case parseErr != nil, parsed.Name != "", parsed.Address != email, // "A <a@b>", "(c)a@b", quoted
+	case !utf8.ValidString(s), parseErr != nil, parsed.Name != "", parsed.Address != email, // "A <a@b>", "(c)a@b", quoted
 		local == "", len(local) > 64, strings.ContainsAny(email, "\"\\()<>[],;: "),
 		strings.HasPrefix(domain, "."), strings.HasSuffix(domain, "."), strings.Contains(domain, ".."),
 		strings.ContainsFunc(email, unicode.IsControl):
@@ -343,8 +566,11 @@ func parseEmail(s string) (email, key string, err error) {
 }
 
 // foldEmail is the form in which addresses are compared: without regard to
-// case or to how a character was put together.
-func foldEmail(s string) string { return strings.ToLower(norm.NFKC.String(s)) }
+// case or to how a character was put together. NUL, which no address has and
+// PostgreSQL can't store, becomes a character that no address has either.
+func foldEmail(s string) string {
+	return strings.ReplaceAll(strings.ToLower(norm.NFKC.String(s)), "\x00", "\ufffd")
+}
 
 // badText says what is wrong with a line of text for people, or "".
 func badText(s string) string {

@@ -14,12 +14,21 @@
 //
 // A session ends by sign-out, by age, when it lies idle, when a superseded
 // refresh token is shown after its grace (it was stolen, or its thief was),
-// when the password changes, and when the user is disabled. session.go tells
-// how.
+// when the password changes or is reset, and when the user is disabled or
+// deletes the account. session.go tells how.
 //
-// Files: routes.go the route table · accounts.go what can be done, whoever
-// asks · store.go the SQL · session.go refresh tokens · password.go, hash.go
-// passwords · issue.go access tokens · wellknown.go keys and metadata.
+// What a user asks for may need mail (outbox.go) and is counted (throttle.go).
+// No answer tells which addresses are known: not by what it says, nor by its
+// status, its header or its time. Where that needs an effort, the comments say
+// how it is made.
+//
+// Files: routes.go the route table · peer.go where a request comes from ·
+// accounts.go logging in and registering · profile.go, sessions.go,
+// recovery.go, secondfactor.go what users do with their accounts · importer.go users from
+// elsewhere · session.go refresh tokens · password.go, breached.go which
+// passwords may be chosen · hash.go, formats.go how they are kept ·
+// outbox.go, mail.go, smtp.go mail · limits.go, throttle.go how often ·
+// issue.go access tokens · wellknown.go keys and metadata · store*.go the SQL.
 package authserver
 
 import (
@@ -27,9 +36,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -59,6 +71,7 @@ type Options struct {
 	Now     func() time.Time      // time.Now if nil
 	Version string                // for the OpenAPI document
 	Origins []string              // whose pages may call the API (CORS)
+	Proxies Proxies               // whose word about the client's address is taken
 }
 
 // DefaultBackdate is by how much iat is set back: six stock verifiers refuse a
@@ -73,11 +86,17 @@ type Server struct {
 	http.Handler
 	Health *web.Health
 
-	api      *web.API
-	accounts *Accounts
-	issuer   *issuer
-	log      *slog.Logger
-	logins   *prometheus.CounterVec
+	api         *web.API
+	proxies     Proxies
+	proxyNotice sync.Once
+	accounts    *Accounts
+	clients     *Clients
+	issuer      *issuer
+	log         *slog.Logger
+	logins      *prometheus.CounterVec
+	fetches     fetchCounters
+
+	jwksFields atomic.Pointer[jwksFields] // of the set that was served last
 }
 
 // New checks the options and makes a server; it starts nothing. The error
@@ -101,14 +120,15 @@ func New(o Options) (*Server, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	audiences := map[string]Audience{InmueblesAudience: {Alg: jose.EdDSA, Type: token.TypeAccess}}
+	fixed := map[string]Audience{InmueblesAudience: {Alg: jose.EdDSA, Type: token.TypeAccess}}
 	for name, a := range o.Audiences {
-		audiences[name] = a
+		fixed[name] = a
 	}
 	s := &Server{
-		accounts: o.Accounts, log: o.Log,
+		accounts: o.Accounts, clients: NewClients(o.Accounts.store, o.Now), log: o.Log, proxies: o.Proxies,
 		issuer: &issuer{
-			url: o.Issuer, keys: o.Keys, audiences: audiences, override: o.SigningAlg, backdate: o.Backdate, now: o.Now,
+			url: o.Issuer, keys: o.Keys, backdate: o.Backdate, now: o.Now,
+			audiences: &audiences{fixed: fixed, override: o.SigningAlg, store: o.Accounts.store},
 		},
 		logins: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "urbandata_grants_total", Help: "Token requests, by grant (password, refresh) and outcome.",
@@ -122,6 +142,13 @@ func New(o Options) (*Server, error) {
 		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
 	}
 	o.Metrics.MustRegister(s.logins)
+	if b := o.Accounts.outbox; b != nil {
+		b.log = o.Log
+		o.Metrics.MustRegister(b.sent, b.waiting)
+	} else if v := o.Accounts.options.Mail.Verify; v == VerifyWarn || v == VerifyRequired {
+		return nil, fmt.Errorf("%w: addresses can't be verified without a Mailer", ErrOptions)
+	}
+	s.fetches = newFetchCounters(o.Metrics)
 	s.api = web.NewAPI(web.Info{Title: "urbandata authn", Version: o.Version, Description: apiDescription})
 	if err := s.register(); err != nil {
 		return nil, err
@@ -133,13 +160,19 @@ func New(o Options) (*Server, error) {
 const apiDescription = "Users, sessions and tokens. Every path also works with a trailing slash. " +
 	"Errors are `application/problem+json` (RFC 9457) and, where tokens are issued, carry the members of RFC 6749 §5.2 too."
 
-// Run deletes expired sessions now and then, until ctx ends.
+// Run sends mail, and deletes what has expired now and then, until ctx ends.
 func (s *Server) Run(ctx context.Context) {
+	var group sync.WaitGroup
+	defer group.Wait()
+	group.Go(func() { s.watchClients(ctx) })
+	if b := s.accounts.outbox; b != nil {
+		group.Go(func() { b.run(ctx) })
+	}
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for {
 		if err := s.accounts.Sweep(ctx); err != nil && ctx.Err() == nil {
-			s.log.LogAttrs(ctx, slog.LevelWarn, "expired sessions could not be deleted", slog.String("cause", err.Error()))
+			s.log.LogAttrs(ctx, slog.LevelWarn, "what has expired could not be deleted", slog.String("cause", err.Error()))
 		}
 		select {
 		case <-ctx.Done():
@@ -156,14 +189,14 @@ func (s *Server) checkAlgorithms() error {
 	for _, a := range s.issuer.keys.Policy().Algorithms {
 		have[a] = true
 	}
-	names := []string{"\x00any other"}
-	for name := range s.issuer.audiences {
-		names = append(names, name)
-	}
-	for _, name := range names {
-		a := s.issuer.audience(name)
+	check := map[string]Audience{"any other": otherAudience}
+	maps.Copy(check, s.issuer.audiences.fixed)
+	for name, a := range check {
+		if override := s.issuer.audiences.override; override != "" {
+			a.Alg = override
+		}
 		if !have[a.Alg] {
-			return fmt.Errorf("audience %q is to get %s tokens, but the key policy has no key for that algorithm", strings.TrimPrefix(name, "\x00"), a.Alg)
+			return fmt.Errorf("audience %q is to get %s tokens, but the key policy has no key for that algorithm", name, a.Alg)
 		}
 		if a.Type != token.TypeAccess && a.Type != token.TypeJWT {
 			return fmt.Errorf("audience %q: the typ must be %s or %s", name, token.TypeAccess, token.TypeJWT)

@@ -3,16 +3,18 @@ package authserver
 import (
 	"context"
 	"crypto/rand"
-	"crypto/subtle"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/crypto/argon2"
+	"golang.org/x/sync/semaphore"
 )
 
 // argon2id as OWASP recommends it: 19 MiB, two passes, one lane. One hash
@@ -46,17 +48,20 @@ type argonParams struct {
 	threads uint8
 }
 
-// hasher hashes passwords, at most one for each core at a time: more would
-// only take memory and time from each other, and from everything else.
+// hasher hashes passwords, at most one for each core at a time, and no more
+// than fit into a quarter of the memory: more would only take both from each
+// other, and from everything else. A hash from elsewhere that takes more
+// memory than ours counts as several.
 type hasher struct {
-	running chan struct{} // held while hashing
-	queued  chan struct{} // held while waiting or hashing
-	idle    *time.Timer   // set again by each hash
+	slots   int64
+	running *semaphore.Weighted // held while hashing
+	queued  chan struct{}       // held while waiting or hashing
+	idle    *time.Timer         // set again by each hash
 }
 
 func newHasher() *hasher {
-	slots := runtime.GOMAXPROCS(0)
-	h := &hasher{running: make(chan struct{}, slots), queued: make(chan struct{}, slots*(1+queuePerSlot))}
+	slots := min(int64(runtime.GOMAXPROCS(0)), max(1, memoryLimit()/4/(int64(hashParams.memory)<<10)))
+	h := &hasher{slots: slots, running: semaphore.NewWeighted(slots), queued: make(chan struct{}, slots*(1+queuePerSlot))}
 	h.idle = time.AfterFunc(idleAfter, func() {
 		if len(h.queued) == 0 {
 			debug.FreeOSMemory()
@@ -66,20 +71,38 @@ func newHasher() *hasher {
 	return h
 }
 
-// do runs f when its turn comes, or returns ErrBusy, or ctx's error.
-func (h *hasher) do(ctx context.Context, f func()) error {
+// memoryLimit is what this process may use, in bytes: the least of what the
+// runtime was told, the container allows and the machine has.
+func memoryLimit() int64 {
+	limit := debug.SetMemoryLimit(-1) // only reads it
+	if text, err := os.ReadFile("/sys/fs/cgroup/memory.max"); err == nil {
+		if n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil { // or "max"
+			limit = min(limit, n)
+		}
+	}
+	if text, err := os.ReadFile("/proc/meminfo"); err == nil {
+		var kib int64
+		if _, err := fmt.Sscanf(string(text), "MemTotal: %d kB", &kib); err == nil {
+			limit = min(limit, kib<<10)
+		}
+	}
+	return limit
+}
+
+// do runs f, which takes some memory, when its turn comes, or returns ErrBusy,
+// or ctx's error.
+func (h *hasher) do(ctx context.Context, memory uint32, f func()) error {
 	select {
 	case h.queued <- struct{}{}:
 		defer func() { <-h.queued }()
 	default:
 		return ErrBusy
 	}
-	select {
-	case h.running <- struct{}{}:
-		defer func() { <-h.running }()
-	case <-ctx.Done():
-		return fmt.Errorf("wait for a password hash: %w", ctx.Err())
+	weight := min(h.slots, max(1, int64((memory+hashParams.memory-1)/hashParams.memory)))
+	if err := h.running.Acquire(ctx, weight); err != nil {
+		return fmt.Errorf("wait for a password hash: %w", err)
 	}
+	defer h.running.Release(weight)
 	f()
 	h.idle.Reset(idleAfter)
 	return nil
@@ -91,7 +114,7 @@ func (h *hasher) hash(ctx context.Context, password string) (string, error) {
 	_, _ = rand.Read(salt) // never fails
 	var sum []byte
 	p := hashParams
-	err := h.do(ctx, func() {
+	err := h.do(ctx, p.memory, func() {
 		sum = argon2.IDKey([]byte(normalisePassword(password)), salt, p.time, p.memory, p.threads, hashSize)
 	})
 	if err != nil {
@@ -102,44 +125,15 @@ func (h *hasher) hash(ctx context.Context, password string) (string, error) {
 		b64.EncodeToString(salt), b64.EncodeToString(sum)), nil
 }
 
-// verify reports whether a password is the one of a PHC string. An empty
-// string costs the same as any other and never fits: it stands for a user
-// who doesn't exist.
-func (h *hasher) verify(ctx context.Context, phc, password string) (bool, error) {
-	p, salt, want := hashParams, make([]byte, saltSize), make([]byte, hashSize)
-	if phc != "" {
-		var err error
-		if p, salt, want, err = parsePHC(phc); err != nil {
-			return false, err
-		}
-	}
-	var got []byte
-	err := h.do(ctx, func() {
-		got = argon2.IDKey([]byte(normalisePassword(password)), salt, p.time, p.memory, p.threads, uint32(len(want))) //nolint:gosec // parsePHC bounds it
-	})
+// verify reports whether a password is the stored one, and whether that is to
+// be stored anew.
+func (h *hasher) verify(ctx context.Context, stored, password string) (ok, outdated bool, err error) {
+	s, err := parseHash(stored)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
-	return subtle.ConstantTimeCompare(got, want) == 1 && phc != "", nil
-}
-
-// parsePHC reads $argon2id$v=19$m=…,t=…,p=…$salt$hash, within bounds that
-// keep a damaged row from taking the machine down.
-func parsePHC(phc string) (p argonParams, salt, sum []byte, err error) {
-	fields := strings.Split(phc, "$")
-	if len(fields) != 6 || fields[0] != "" || fields[1] != "argon2id" || fields[2] != fmt.Sprintf("v=%d", argon2.Version) {
-		return p, nil, nil, errHashFormat
+	if err := h.do(ctx, s.memory, func() { ok = s.matches(password) }); err != nil {
+		return false, false, err
 	}
-	if _, err := fmt.Sscanf(fields[3], "m=%d,t=%d,p=%d", &p.memory, &p.time, &p.threads); err != nil {
-		return p, nil, nil, errHashFormat
-	}
-	if p.memory < 8 || p.memory > 1<<20 || p.time < 1 || p.time > 16 || p.threads < 1 {
-		return p, nil, nil, errHashFormat
-	}
-	salt, errSalt := base64.RawStdEncoding.DecodeString(fields[4])
-	sum, errSum := base64.RawStdEncoding.DecodeString(fields[5])
-	if errSalt != nil || errSum != nil || len(salt) < 8 || len(sum) < 16 || len(sum) > 128 {
-		return p, nil, nil, errHashFormat
-	}
-	return p, salt, sum, nil
+	return ok, ok && s.outdated, nil
 }

@@ -1,6 +1,7 @@
 package authserver
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,53 +15,45 @@ import (
 	"github.com/urbandata/urbandata/pkg/token"
 )
 
-// Audience says which tokens an audience gets.
-type Audience struct {
-	Alg  jose.SignatureAlgorithm
-	Type string // the header's typ: [token.TypeAccess] or [token.TypeJWT]
-}
-
-// InmueblesAudience is the audience of our own resource server, and of a token
-// that is asked for without one.
-const InmueblesAudience = "inmuebles"
-
 // clientID is the client_id claim of a token that a user got with a password:
 // the urbandata application itself (RFC 9068 §2.2 wants one).
 const clientID = "urbandata"
 
-// otherAudience is what an audience gets that isn't registered: half of the
-// stock verifiers don't do EdDSA (docs/verify.md).
-var otherAudience = Audience{Alg: jose.RS256, Type: token.TypeAccess}
-
 // errToken says that an access token isn't one of ours, or no longer.
 var errToken = errors.New("authserver: the access token is not valid")
+
+// errNoSigner says that no key signs for the algorithm that an audience gets:
+// one that the policy is new to is announced first.
+var errNoSigner = errors.New("authserver: no key signs for the audience yet")
 
 // issuer makes access tokens and, for authn's own endpoints, reads them.
 type issuer struct {
 	url       string
 	keys      *keys.Keeper
-	audiences map[string]Audience
-	override  jose.SignatureAlgorithm // for every audience, unless empty
+	audiences *audiences
 	backdate  time.Duration
 	now       func() time.Time
 }
 
-// audience is how tokens for a name are made.
-func (i *issuer) audience(name string) Audience {
-	a, ok := i.audiences[name]
-	if !ok {
-		a = otherAudience
-	}
-	if i.override != "" {
-		a.Alg = i.override
-	}
-	return a
+// userClaims are the claims of a token, and how its user logged in (RFC 9068
+// §2.2.1). A client's own token has none of the latter.
+type userClaims struct {
+	token.Claims
+	AuthTime int64    `json:"auth_time,omitempty"` // of the login, not of the last refresh
+	ACR      string   `json:"acr,omitempty"`       // aal1 or aal2 (NIST 800-63B)
+	AMR      []string `json:"amr,omitempty"`       // RFC 8176
 }
 
-// issue makes an access token for a session and says how long it lives.
-func (i *issuer) issue(g *grant) (text string, scope token.Scope, life time.Duration, err error) {
-	audience := i.audience(g.Audience)
+// issue makes the access token of a grant and says how long it lives.
+func (i *issuer) issue(ctx context.Context, g *grant) (text string, scope token.Scope, life time.Duration, err error) {
+	audience, err := i.audiences.find(ctx, g.Audience)
+	if err != nil {
+		return "", nil, 0, fmt.Errorf("issue a token: %w", err)
+	}
 	signer, err := i.keys.Signer(audience.Alg)
+	if errors.Is(err, keys.ErrNoKey) {
+		return "", nil, 0, fmt.Errorf("%w: %w", errNoSigner, err)
+	}
 	if err != nil {
 		return "", nil, 0, fmt.Errorf("issue a token: %w", err)
 	}
@@ -70,13 +63,24 @@ func (i *issuer) issue(g *grant) (text string, scope token.Scope, life time.Dura
 	}
 	now := i.now()
 	life = i.keys.Policy().TokenLife
-	scope = token.ScopesOf(g.Roles)
-	payload, err := json.Marshal(&token.Claims{
+	if audience.Life > 0 {
+		life = min(life, audience.Life) // keys stay published for tokens of the policy's life
+	}
+	claims := userClaims{Claims: token.Claims{
 		Issuer: i.url, Subject: g.UserID, Audience: token.Audience{g.Audience}, ClientID: g.ClientID,
 		Expiry: now.Add(life).Unix(), IssuedAt: now.Add(-i.backdate).Unix(), ID: id.String(),
-		Session: g.SessionID.String(), Scope: scope, Roles: g.Roles,
+		Session: g.SessionID.String(), Scope: token.ScopesOf(g.Roles), Roles: g.Roles,
 		UserID: g.UserID, Use: token.UseAccess,
-	})
+	}}
+	if g.UserID != "" {
+		claims.AuthTime, claims.AMR, claims.ACR = g.AuthTime.Unix(), strings.Fields(g.AMR), assurance(g.AMR)
+	}
+	if g.UserID == "" { // a client in its own name: RFC 9068 §2.2
+		claims.Subject, claims.Session, claims.Scope, claims.Roles = g.ClientID, "", g.Scope, []token.Role{}
+	} else if g.Scope != nil {
+		claims.Scope = claims.Scope.Intersect(g.Scope)
+	}
+	payload, err := json.Marshal(&claims)
 	if err != nil {
 		return "", nil, 0, fmt.Errorf("issue a token: %w", err)
 	}
@@ -84,7 +88,7 @@ func (i *issuer) issue(g *grant) (text string, scope token.Scope, life time.Dura
 	if err != nil {
 		return "", nil, 0, fmt.Errorf("issue a token: %w", err)
 	}
-	return text, scope, life, nil
+	return text, claims.Scope, life, nil
 }
 
 // maxToken bounds an access token's length before anything parses it.

@@ -3,6 +3,7 @@ package authserver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -79,12 +80,12 @@ func TestHash(t *testing.T) {
 		{"other parameters", "$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHQ$" + "PvgvyXZuGRAsC0j+a8rKgrzpKnb6EDcjgqIbYNDJwHk", "x", false, nil},
 		{"other function", strings.Replace(phc, "argon2id", "argon2i", 1), "x", false, errHashFormat},
 		{"other version", strings.Replace(phc, "v=19", "v=16", 1), "x", false, errHashFormat},
-		{"too much memory", strings.Replace(phc, "m=19456", "m=99999999", 1), "x", false, errHashFormat},
-		{"no passes", strings.Replace(phc, "t=2", "t=0", 1), "x", false, errHashFormat},
+		{"too much memory", strings.Replace(phc, fmt.Sprint("m=", hashParams.memory), "m=99999999", 1), "x", false, errHashFormat},
+		{"no passes", strings.Replace(phc, fmt.Sprint("t=", hashParams.time), "t=0", 1), "x", false, errHashFormat},
 		{"cut off", phc[:40], "x", false, errHashFormat},
 		{"plain text", "contraseña ﬁna", "contraseña ﬁna", false, errHashFormat},
 	} {
-		ok, err := h.verify(ctx, tc.phc, tc.password)
+		ok, _, err := h.verify(ctx, tc.phc, tc.password)
 		if ok != tc.ok || !errors.Is(err, tc.want) {
 			t.Errorf("%s: %v, %v, want %v, %v", tc.name, ok, err, tc.ok, tc.want)
 		}
@@ -95,7 +96,7 @@ func FuzzParsePHC(f *testing.F) {
 	f.Add("$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$PvgvyXZuGRAsC0j+a8rKgrzpKnb6EDcjgqIbYNDJwHk")
 	f.Fuzz(func(t *testing.T, phc string) {
 		p, salt, sum, err := parsePHC(phc)
-		if err == nil && (p.memory > 1<<20 || p.time > 16 || p.threads == 0 || len(salt) < 8 || len(sum) > 128) {
+		if err == nil && (p.memory > maxHashMemory || p.time > 16 || p.threads == 0 || len(salt) < 8 || len(sum) > 128) {
 			t.Errorf("%q gets past the bounds", phc)
 		}
 	})
@@ -106,32 +107,32 @@ func TestHasherIsBounded(t *testing.T) {
 	h, ctx := newHasher(), t.Context()
 	running, release := make(chan struct{}), make(chan struct{})
 	ended := make(chan error)
-	for range cap(h.running) {
-		go func() { ended <- h.do(ctx, func() { running <- struct{}{}; <-release }) }()
+	for range h.slots {
+		go func() { ended <- h.do(ctx, hashParams.memory, func() { running <- struct{}{}; <-release }) }()
 		<-running
 	}
 	cancelled, cancel := context.WithCancel(ctx)
-	waiting := cap(h.queued) - cap(h.running)
+	waiting := cap(h.queued) - int(h.slots)
 	for range waiting {
 		h.queued <- struct{}{} // as if one waited
 	}
-	if err := h.do(ctx, func() {}); !errors.Is(err, ErrBusy) {
+	if err := h.do(ctx, 0, func() {}); !errors.Is(err, ErrBusy) {
 		t.Errorf("a full queue: %v, want ErrBusy", err)
 	}
 	for range waiting {
 		<-h.queued
 	}
 	cancel()
-	if err := h.do(cancelled, func() { t.Error("ran out of turn") }); !errors.Is(err, context.Canceled) {
+	if err := h.do(cancelled, 0, func() { t.Error("ran out of turn") }); !errors.Is(err, context.Canceled) {
 		t.Errorf("a client that left: %v, want context.Canceled", err)
 	}
 	close(release)
-	for range cap(h.running) {
+	for range h.slots {
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
 	}
-	if len(h.queued) != 0 || len(h.running) != 0 {
+	if len(h.queued) != 0 || !h.running.TryAcquire(h.slots) {
 		t.Error("places were not given back")
 	}
 }
@@ -149,7 +150,7 @@ func BenchmarkVerify(b *testing.B) {
 	var ours, bare []time.Duration
 	for b.Loop() {
 		began := time.Now()
-		if ok, err := h.verify(b.Context(), phc, password); !ok || err != nil {
+		if ok, _, err := h.verify(b.Context(), phc, password); !ok || err != nil {
 			b.Fatal(ok, err)
 		}
 		between := time.Now()

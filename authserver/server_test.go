@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
@@ -61,13 +62,13 @@ var testSealer = sync.OnceValues(func() (keys.Sealer, error) { return keys.NewSe
 // authn is a server under test.
 type authn struct {
 	*Server
-	t     *testing.T
+	t     testing.TB
 	clock *clock
 	log   *bytes.Buffer
 	store *Store
 }
 
-func newAuthn(t *testing.T, db *database.SQL, change ...func(*Options)) *authn {
+func newAuthn(t testing.TB, db *database.SQL, change ...func(*Options)) *authn {
 	t.Helper()
 	a := &authn{t: t, clock: &clock{now: time.Now()}, log: &bytes.Buffer{}}
 	sealer, err := testSealer()
@@ -90,7 +91,7 @@ func newAuthn(t *testing.T, db *database.SQL, change ...func(*Options)) *authn {
 	t.Cleanup(func() { _ = a.store.Close() })
 	o := Options{
 		Issuer: testIssuer, Keys: keeper, Log: log, Now: a.clock.Now, Version: "test", Backdate: DefaultBackdate,
-		Accounts: NewAccounts(a.store, DefaultSessionLimits(), a.clock.Now),
+		Accounts: NewAccounts(a.store, AccountsOptions{Now: a.clock.Now, Sealer: sealer}),
 	}
 	for _, c := range change {
 		c(&o)
@@ -111,9 +112,9 @@ func (a *authn) forward(d time.Duration) {
 	}
 }
 
-// call sends a request; body is sent as JSON unless it is nil, or as it is
+// request makes a request; body is sent as JSON unless it is nil, or as it is
 // when it is a string.
-func (a *authn) call(method, path, bearer string, body any) *httptest.ResponseRecorder {
+func (a *authn) request(method, path, bearer string, body any) *http.Request {
 	a.t.Helper()
 	var reader io.Reader
 	if text, ok := body.(string); ok {
@@ -132,8 +133,14 @@ func (a *authn) call(method, path, bearer string, body any) *httptest.ResponseRe
 	if bearer != "" {
 		r.Header.Set("Authorization", "Bearer "+bearer)
 	}
+	return r
+}
+
+// call sends a request.
+func (a *authn) call(method, path, bearer string, body any) *httptest.ResponseRecorder {
+	a.t.Helper()
 	w := httptest.NewRecorder()
-	a.ServeHTTP(w, r)
+	a.ServeHTTP(w, a.request(method, path, bearer, body))
 	return w
 }
 
@@ -422,7 +429,7 @@ func TestAudiences(t *testing.T) {
 	} {
 		a := newAuthn(t, db, func(o *Options) {
 			o.SigningAlg = tc.override
-			o.Audiences = map[string]Audience{"spring": {jose.RS256, token.TypeJWT}, "modern": {jose.EdDSA, token.TypeAccess}}
+			o.Audiences = map[string]Audience{"spring": {Alg: jose.RS256, Type: token.TypeJWT}, "modern": {Alg: jose.EdDSA, Type: token.TypeAccess}}
 		})
 		if w := a.call("POST", "/authn/register", "", member{"email": "ana@ejemplo.example", "password": testPassword}); w.Code != 201 && w.Code != 409 {
 			t.Fatal(w.Body)

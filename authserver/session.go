@@ -171,6 +171,9 @@ type session struct {
 	ClientID      string  `db:"client_id"`
 	Audience      string  `db:"audience"`
 	Roles         string  `db:"roles"`
+	EmailKey      string  `db:"email_key"`
+	CreatedAt     int64   `db:"created_at"`
+	AMR           string  `db:"amr"`
 	EndedReason   *string `db:"ended_reason"`
 }
 

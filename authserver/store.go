@@ -33,7 +33,8 @@ type Store struct {
 
 	// The hot statements, prepared once: lib/pq makes two round trips of
 	// one that isn't.
-	userByEmail, userByID, insertSession, rotate, readSession, endSession, liveUser *sqlx.Stmt
+	userByEmail, userFromEmail, userByID, insertSession, rotate, readSession, endSession, liveUser,
+	knownNetwork, counts, clientByID, spend *sqlx.Stmt
 }
 
 // NewStore prepares the statements on migrated databases. write and read are
@@ -47,13 +48,18 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 		text string
 	}{
 		{&s.userByEmail, read, selectUser + " WHERE email_key = ?"},
+		{&s.userFromEmail, read, selectUser + " WHERE email_key >= ? ORDER BY email_key LIMIT 1"},
 		{&s.userByID, read, selectUser + " WHERE id = ?"},
 		{&s.insertSession, write, insertSessionSQL},
 		{&s.rotate, write, rotateSQL},
 		{&s.readSession, write, readSessionSQL},
 		{&s.endSession, write, "UPDATE sessions SET ended_at = ?, ended_reason = ? WHERE id = ? AND ended_at IS NULL"},
 		{&s.liveUser, read, selectUser + ` WHERE disabled_at IS NULL AND id =
-			(SELECT user_id FROM sessions WHERE id = ? AND ended_at IS NULL AND expires_at > ?)`},
+			(SELECT user_id FROM sessions WHERE id = ? AND` + isLive + `)`},
+		{&s.knownNetwork, read, `SELECT EXISTS (SELECT 1 FROM sessions WHERE network <> '' AND user_id = (SELECT id FROM users WHERE email_key = ?) AND network = ?)`},
+		{&s.counts, read, "SELECT key, count, last_at, expires_at FROM throttle WHERE key IN (?, ?, ?)"},
+		{&s.clientByID, read, selectClient + " WHERE id = ?"},
+		{&s.spend, write, "INSERT INTO client_assertions (id, expires_at) VALUES (?, ?)"},
 	} {
 		stmt, err := p.db.PreparexContext(ctx, p.db.Rebind(p.text)) //nolint:sqlclosecheck // Close does
 		if err != nil {
@@ -67,7 +73,10 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 // Close releases the statements.
 func (s *Store) Close() error {
 	var errs []error
-	for _, stmt := range []*sqlx.Stmt{s.userByEmail, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser} {
+	for _, stmt := range []*sqlx.Stmt{
+		s.userByEmail, s.userFromEmail, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser,
+		s.knownNetwork, s.counts, s.clientByID, s.spend,
+	} {
 		if stmt != nil {
 			errs = append(errs, stmt.Close())
 		}
@@ -97,24 +106,61 @@ type userRow struct {
 	CreatedAt    int64  `db:"created_at"`
 	UpdatedAt    int64  `db:"updated_at"`
 	DisabledAt   *int64 `db:"disabled_at"`
+	DisabledBy   string `db:"disabled_by"` // byOwner, byOperator, or "" (which is an operator, too)
+	EraseAt      *int64 `db:"erase_at"`
+	Language     string `db:"language"`
+
+	EmailVerifiedAt *int64 `db:"email_verified_at"`
+	SecondFactorAt  *int64 `db:"second_factor_at"`
 }
 
-const selectUser = `SELECT id, email, email_key, password_hash, first_name, last_name, company, roles,
-	created_at, updated_at, disabled_at FROM users`
+// Who disabled a user.
+const (
+	byOwner    = "owner"
+	byOperator = "operator"
+)
 
-// insertUser stores a user, or returns [ErrEmailTaken].
-func (s *Store) insertUser(ctx context.Context, u *userRow) error {
-	_, err := s.write.NamedExecContext(ctx, `INSERT INTO users
-		(id, email, email_key, password_hash, first_name, last_name, company, roles, created_at, updated_at, disabled_at)
-		VALUES (:id, :email, :email_key, :password_hash, :first_name, :last_name, :company, :roles,
-			:created_at, :updated_at, :disabled_at)`, u)
+const userColumns = `id, email, email_key, password_hash, first_name, last_name, company, roles,
+	created_at, updated_at, disabled_at, disabled_by, erase_at, language, email_verified_at, second_factor_at`
+
+const selectUser = "SELECT " + userColumns + " FROM users"
+
+const insertUserSQL = `INSERT INTO users (` + userColumns + `)
+	VALUES (:id, :email, :email_key, :password_hash, :first_name, :last_name, :company, :roles,
+		:created_at, :updated_at, :disabled_at, :disabled_by, :erase_at, :language, :email_verified_at, :second_factor_at)`
+
+// insertUser stores a user, with mail if there is some, or returns
+// [ErrEmailTaken].
+func (s *Store) insertUser(ctx context.Context, u *userRow, welcome *outboxRow) error {
+	err := s.transaction(ctx, func(tx *sqlx.Tx) error {
+		if _, err := tx.NamedExecContext(ctx, insertUserSQL, u); err != nil {
+			return fmt.Errorf("store a user: %w", err)
+		}
+		return notify(ctx, welcome)(tx)
+	})
 	if isUnique(err) {
 		return ErrEmailTaken
 	}
-	if err != nil {
-		return fmt.Errorf("store a user: %w", err)
-	}
-	return nil
+	return err
+}
+
+// insertOrTell stores a user and mail, or, if the address is taken, other mail
+// only, in one transaction.
+func (s *Store) insertOrTell(ctx context.Context, u *userRow, welcome, known *outboxRow) error {
+	return s.transaction(ctx, func(tx *sqlx.Tx) error {
+		res, err := tx.NamedExecContext(ctx, insertUserSQL+" ON CONFLICT (email_key) DO NOTHING", u)
+		if err != nil {
+			return fmt.Errorf("store a user: %w", err)
+		}
+		n, err := res.RowsAffected()
+		if err != nil {
+			return fmt.Errorf("store a user: %w", err)
+		}
+		if n == 0 {
+			welcome = known
+		}
+		return notify(ctx, welcome)(tx)
+	})
 }
 
 // findUser returns the user of a folded address, or [ErrNoUser].
@@ -122,10 +168,16 @@ func (s *Store) findUser(ctx context.Context, emailKey string) (*userRow, error)
 	return one(ctx, s.userByEmail, emailKey)
 }
 
+// userFrom returns the user of a folded address or, if nobody has it, the one
+// of the next address, or [ErrNoUser]: one statement at one cost.
+func (s *Store) userFrom(ctx context.Context, emailKey string) (*userRow, error) {
+	return one(ctx, s.userFromEmail, emailKey)
+}
+
 // userOfSession returns the user whose live session this is, or [ErrNoUser]
 // when the session has ended or expired or the user is disabled.
 func (s *Store) userOfSession(ctx context.Context, session uuid.UUID, now time.Time) (*userRow, error) {
-	return one(ctx, s.liveUser, session.String(), now.UnixMilli())
+	return one(ctx, s.liveUser, session.String(), now.UnixMilli(), now.UnixMilli())
 }
 
 func one(ctx context.Context, stmt *sqlx.Stmt, args ...any) (*userRow, error) {
@@ -151,38 +203,49 @@ func (s *Store) listUsers(ctx context.Context, after string, limit int) ([]userR
 	return users, nil
 }
 
-// changeUser sets a password hash (where not empty) and whether the user is
-// disabled, and ends the user's sessions, all in one transaction. It returns
-// [ErrNoUser] when nobody has the address.
-func (s *Store) changeUser(ctx context.Context, emailKey, passwordHash string, disabled bool, reason string, now time.Time) error {
-	ms := now.UnixMilli()
-	var disabledAt *int64
-	if disabled {
-		disabledAt = &ms
-	}
-	tx, err := s.write.BeginTxx(ctx, nil)
+// setPassword sets a user's password hash, enables the account and ends its
+// sessions, all in one transaction. It returns [ErrNoUser] when nobody has the
+// address.
+func (s *Store) setPassword(ctx context.Context, emailKey, hash string, now time.Time) error {
+	return s.changed(ctx, `UPDATE users SET password_hash = ?, updated_at = ?, disabled_at = NULL, disabled_by = '', erase_at = NULL
+		WHERE email_key = ?`, []any{hash, now.UnixMilli(), emailKey}, endAllOf(ctx, emailKey, "password changed", now),
+		func(tx *sqlx.Tx) error { return dropResets(ctx, tx, emailKey) })
+}
+
+// disable disables a user on an operator's behalf, and ends the sessions, in
+// one transaction. One who had deleted the account can't restore it any more;
+// it is erased as it would have been. It returns [ErrNoUser] when nobody has
+// the address.
+func (s *Store) disable(ctx context.Context, emailKey string, now time.Time) error {
+	return s.changed(ctx, "UPDATE users SET updated_at = ?, disabled_at = ?, disabled_by = ? WHERE email_key = ?",
+		[]any{now.UnixMilli(), now.UnixMilli(), byOperator, emailKey}, endAllOf(ctx, emailKey, "user disabled", now))
+}
+
+// dropResets deletes the reset links of the user of an address.
+func dropResets(ctx context.Context, tx *sqlx.Tx, emailKey string) error {
+	_, err := tx.ExecContext(ctx, tx.Rebind(`DELETE FROM email_links WHERE purpose = ?
+		AND user_id = (SELECT id FROM users WHERE email_key = ?)`), mailReset, emailKey)
 	if err != nil {
-		return fmt.Errorf("change a user: %w", err)
-	}
-	defer func() { _ = tx.Rollback() }() // after Commit it does nothing
-	var id string
-	err = tx.GetContext(ctx, &id, tx.Rebind(`UPDATE users SET updated_at = ?, disabled_at = ?,
-		password_hash = CASE WHEN CAST(? AS TEXT) = '' THEN password_hash ELSE ? END
-		WHERE email_key = ? RETURNING id`), ms, disabledAt, passwordHash, passwordHash, emailKey)
-	if errors.Is(err, sql.ErrNoRows) {
-		return ErrNoUser
-	}
-	if err != nil {
-		return fmt.Errorf("change a user: %w", err)
-	}
-	if _, err = tx.ExecContext(ctx, tx.Rebind(`UPDATE sessions SET ended_at = ?, ended_reason = ?
-		WHERE user_id = ? AND ended_at IS NULL`), ms, reason, id); err != nil {
-		return fmt.Errorf("end a user's sessions: %w", err)
-	}
-	if err = tx.Commit(); err != nil {
-		return fmt.Errorf("change a user: %w", err)
+		return fmt.Errorf("delete a user's links: %w", err)
 	}
 	return nil
+}
+
+// endAllOf ends all sessions of the user of an address.
+func endAllOf(ctx context.Context, emailKey, reason string, now time.Time) func(*sqlx.Tx) error {
+	return func(tx *sqlx.Tx) error {
+		var id string
+		if err := tx.GetContext(ctx, &id, tx.Rebind("SELECT id FROM users WHERE email_key = ?"), emailKey); err != nil {
+			return fmt.Errorf("end a user's sessions: %w", err)
+		}
+		return endAll(ctx, tx, id, uuid.Nil, reason, now)
+	}
+}
+
+// execer is a pool or a transaction.
+type execer interface {
+	sqlx.ExtContext
+	Rebind(query string) string
 }
 
 // newSession is what is stored of a session at login.
@@ -196,21 +259,24 @@ type newSession struct {
 	CreatedAt     time.Time
 	IdleExpiresAt time.Time
 	ExpiresAt     time.Time
+	Peer          peer
+	AMR           string
 }
 
 // A session starts only for a user who, at that very moment, isn't disabled
 // and still has the password that was checked: else the subquery is NULL,
 // which the column refuses.
 const insertSessionSQL = `INSERT INTO sessions (id, user_id, client_id, audience, mark_key, current_hash, history,
-	created_at, rotated_at, idle_expires_at, expires_at)
-	VALUES (?, (SELECT id FROM users WHERE id = ? AND password_hash = ? AND disabled_at IS NULL), ?, ?, ?, ?, '', ?, ?, ?, ?)`
+	created_at, rotated_at, idle_expires_at, expires_at, user_agent, network, amr)
+	VALUES (?, (SELECT id FROM users WHERE id = ? AND password_hash = ? AND disabled_at IS NULL), ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?)`
 
 // startSession stores a session for the user whose password was checked
 // against passwordHash, or returns [ErrNoUser] when that no longer holds.
 func (s *Store) startSession(ctx context.Context, n *newSession, passwordHash string) error {
 	created := n.CreatedAt.UnixMilli()
 	_, err := s.insertSession.ExecContext(ctx, n.ID.String(), n.UserID, passwordHash, n.ClientID, n.Audience,
-		n.MarkKey, n.CurrentHash, created, created, n.IdleExpiresAt.UnixMilli(), n.ExpiresAt.UnixMilli())
+		n.MarkKey, n.CurrentHash, created, created, n.IdleExpiresAt.UnixMilli(), n.ExpiresAt.UnixMilli(),
+		n.Peer.UserAgent, n.Peer.network(), n.AMR)
 	if isNull(err) {
 		return ErrNoUser
 	}
@@ -224,10 +290,12 @@ const rotateSQL = `UPDATE sessions SET
 		current_hash = ?,
 		history = CASE WHEN rotated_at < ? THEN CAST(? AS TEXT) ELSE substr(CAST(? AS TEXT) || history, 1, ?) END,
 		rotated_at = ?,
-		idle_expires_at = ?
+		idle_expires_at = ?,
+		user_agent = ?,
+		network = ?
 	WHERE id = ? AND current_hash = ? AND ended_at IS NULL AND expires_at > ? AND idle_expires_at > ?
 		AND EXISTS (SELECT 1 FROM users WHERE users.id = sessions.user_id AND users.disabled_at IS NULL)
-	RETURNING user_id, client_id, audience, mark_key, expires_at,
+	RETURNING user_id, client_id, audience, mark_key, expires_at, created_at, amr,
 		(SELECT users.roles FROM users WHERE users.id = sessions.user_id) AS roles`
 
 // rotateSession puts next in the place of current, in one statement. It
@@ -236,14 +304,14 @@ const rotateSQL = `UPDATE sessions SET
 // arguments when it isn't known whether it took place: judge then finds
 // current superseded and arrives at the same next.
 func (s *Store) rotateSession(ctx context.Context, now time.Time, current, next refreshToken,
-	nonce [secretSize]byte, grace, idle time.Duration,
+	nonce [secretSize]byte, grace, idle time.Duration, from peer,
 ) (*session, error) {
 	ms := now.UnixMilli()
 	entry := superseded(current.hash(), nonce, now)
 	var row session
 	err := s.rotate.GetContext(ctx, &row, next.hash(),
 		now.Add(-grace).UnixMilli(), entry, entry, historyMax*historyEntry,
-		ms, now.Add(idle).UnixMilli(),
+		ms, now.Add(idle).UnixMilli(), from.UserAgent, from.network(),
 		current.session.String(), current.hash(), ms, ms)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil //nolint:nilnil // the usual third outcome, said in the comment
@@ -255,8 +323,8 @@ func (s *Store) rotateSession(ctx context.Context, now time.Time, current, next 
 }
 
 const readSessionSQL = `SELECT s.user_id, s.client_id, s.audience, s.mark_key, s.current_hash, s.history, s.rotated_at,
-		s.idle_expires_at, s.expires_at, s.ended_at, s.ended_reason,
-		u.disabled_at IS NOT NULL AS disabled, u.roles
+		s.idle_expires_at, s.expires_at, s.ended_at, s.ended_reason, s.created_at, s.amr,
+		u.disabled_at IS NOT NULL AS disabled, u.roles, u.email_key
 	FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.id = ?`
 
 // loadSession reads a session, or returns [ErrInvalidGrant] when there is
@@ -284,16 +352,7 @@ func (s *Store) end(ctx context.Context, id uuid.UUID, reason string, now time.T
 // sweep deletes sessions that expired before a moment, a bounded number at a
 // time, and returns how many.
 func (s *Store) sweep(ctx context.Context, before time.Time, limit int) (int64, error) {
-	res, err := s.write.ExecContext(ctx, s.write.Rebind(
-		"DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at < ? LIMIT ?)"), before.UnixMilli(), limit)
-	if err != nil {
-		return 0, fmt.Errorf("delete expired sessions: %w", err)
-	}
-	n, err := res.RowsAffected()
-	if err != nil {
-		return 0, fmt.Errorf("delete expired sessions: %w", err)
-	}
-	return n, nil
+	return s.deleteSome(ctx, "sessions", "id", "expires_at < ?", before.UnixMilli(), limit)
 }
 
 // isUnique reports whether err says that a unique value is taken.
@@ -308,6 +367,12 @@ func isNull(err error) bool {
 	var lite *sqlite.Error
 	return pq.As(err, pqerror.NotNullViolation) != nil ||
 		errors.As(err, &lite) && lite.Code() == sqlite3.SQLITE_CONSTRAINT_NOTNULL
+}
+
+// isAborted reports whether err says that a transaction was undone because of
+// another one, and that it may be tried again.
+func isAborted(err error) bool {
+	return pq.As(err, pqerror.TRSerializationFailure, pqerror.TRDeadlockDetected) != nil
 }
 
 // isTransient reports whether err may go away when the statement is repeated.

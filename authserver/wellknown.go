@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/urbandata/urbandata/keys"
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/web"
 )
@@ -33,6 +35,16 @@ type metadata struct {
 	ServiceDoc          string   `json:"service_documentation"`
 	ClaimsSupported     []string `json:"claims_supported"`
 	GrantTypesSupported []string `json:"grant_types_supported"`
+
+	TokenEndpoint         string   `json:"token_endpoint"`
+	TokenAuth             []string `json:"token_endpoint_auth_methods_supported"`
+	TokenAuthAlgs         []string `json:"token_endpoint_auth_signing_alg_values_supported"`
+	RevocationEndpoint    string   `json:"revocation_endpoint"`
+	RevocationAuth        []string `json:"revocation_endpoint_auth_methods_supported"`
+	RevocationAuthAlgs    []string `json:"revocation_endpoint_auth_signing_alg_values_supported"`
+	IntrospectionEndpoint string   `json:"introspection_endpoint"`
+	IntrospectionAuth     []string `json:"introspection_endpoint_auth_methods_supported"`
+	IntrospectionAuthAlgs []string `json:"introspection_endpoint_auth_signing_alg_values_supported"`
 }
 
 // registerWellKnown serves the key set and the metadata. For an issuer with a
@@ -44,13 +56,22 @@ func (s *Server) registerWellKnown() error {
 		algs = append(algs, string(a))
 	}
 	slices.Sort(algs)
+	assertions := []string{}
+	for _, a := range assertionAlgs {
+		assertions = append(assertions, string(a))
+	}
+	confidential := []string{"client_secret_basic", "client_secret_post", string(PrivateKeyJWT)}
+	public := append([]string{"none"}, confidential...)
 	body, err := json.Marshal(metadata{
 		Issuer: s.issuer.url, JWKSURI: s.issuer.url + jwksPath,
 		ResponseTypes: []string{}, SubjectTypes: []string{"public"}, IDTokenAlgs: algs,
-		Scopes:              token.ScopesOf(token.Roles()),
+		Scopes:              token.Scopes(),
 		ServiceDoc:          s.issuer.url + "/docs",
-		ClaimsSupported:     []string{"iss", "sub", "aud", "client_id", "exp", "iat", "jti", "sid", "scope", "roles"},
-		GrantTypesSupported: []string{},
+		ClaimsSupported:     []string{"iss", "sub", "aud", "client_id", "exp", "iat", "jti", "sid", "scope", "roles", "auth_time", "acr", "amr"},
+		GrantTypesSupported: []string{GrantClientCredentials, GrantRefreshToken},
+		TokenEndpoint:       s.issuer.url + tokenPath, TokenAuth: public, TokenAuthAlgs: assertions,
+		RevocationEndpoint: s.issuer.url + revokePath, RevocationAuth: public, RevocationAuthAlgs: assertions,
+		IntrospectionEndpoint: s.issuer.url + introspectPath, IntrospectionAuth: confidential, IntrospectionAuthAlgs: assertions,
 	})
 	if err != nil {
 		return fmt.Errorf("authserver: render the metadata: %w", err)
@@ -90,24 +111,79 @@ func (s *Server) registerWellKnown() error {
 // jwksType is what the keeper's key set says it is (RFC 7517 §8.5.2).
 const jwksType = "application/jwk-set+json"
 
+// verifierHeader is how a verifier names itself, in net/http's spelling. With
+// the ETag of the set that it holds in If-None-Match it is the evidence by which
+// a planned rotation may wait for it.
+const verifierHeader = "Urbandata-Verifier"
+
+// fetchCounters count requests for the key set by their If-None-Match. They are
+// looked up once: a look-up for each request would cost more than the answer.
+type fetchCounters struct{ absent, current, other prometheus.Counter }
+
+func newFetchCounters(reg prometheus.Registerer) fetchCounters {
+	fetches := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "urbandata_jwks_fetches_total",
+		Help: "Requests for the key set, by the set that the client holds: none, the current one (304), or another.",
+	}, []string{"held"})
+	reg.MustRegister(fetches)
+	return fetchCounters{fetches.WithLabelValues("none"), fetches.WithLabelValues("current"), fetches.WithLabelValues("other")}
+}
+
+// jwksFields are the header fields of a key set, made once for each.
+type jwksFields struct {
+	of                                      *keys.JWKS
+	etag, cacheControl, contentType, length []string
+}
+
+// rendered returns the fields of a set. Two requests that make them at the same
+// time make the same.
+func (s *Server) rendered(set *keys.JWKS) *jwksFields {
+	if f := s.jwksFields.Load(); f != nil && f.of == set {
+		return f
+	}
+	f := &jwksFields{
+		of: set, etag: []string{set.ETag}, cacheControl: []string{set.CacheControl},
+		contentType: []string{set.ContentType}, length: []string{strconv.Itoa(len(set.Body))},
+	}
+	s.jwksFields.Store(f)
+	return f
+}
+
+// Values of header fields that are always the same; see pkg/web.
+var (
+	anyOrigin   = []string{"*"}
+	crossOrigin = []string{"cross-origin"}
+)
+
 // serveJWKS sends the bytes that the keeper rendered when the ring changed.
 func (s *Server) serveJWKS(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
-	h.Set("Access-Control-Allow-Origin", "*")
-	h.Set("Cross-Origin-Resource-Policy", "cross-origin")
+	h["Access-Control-Allow-Origin"] = anyOrigin
+	h["Cross-Origin-Resource-Policy"] = crossOrigin
 	set, err := s.issuer.keys.JWKS()
 	if err != nil {
 		web.NoteCause(r.Context(), err)
 		web.Unavailable(time.Second).Write(w)
 		return
 	}
-	h.Set("Etag", set.ETag)
-	h.Set("Cache-Control", set.CacheControl)
-	if web.MatchesETag(r.Header.Values("If-None-Match"), set.ETag) {
+	fields := s.rendered(set)
+	shown := r.Header["If-None-Match"]
+	if name := r.Header[verifierHeader]; name != nil {
+		s.issuer.keys.Saw(name[0], r.Header.Get("If-None-Match"))
+	}
+	h["Etag"] = fields.etag
+	h["Cache-Control"] = fields.cacheControl
+	if web.MatchesETag(shown, set.ETag) {
+		s.fetches.current.Inc()
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	h.Set("Content-Type", set.ContentType)
-	h.Set("Content-Length", strconv.Itoa(len(set.Body)))
+	if len(shown) == 0 {
+		s.fetches.absent.Inc()
+	} else {
+		s.fetches.other.Inc()
+	}
+	h["Content-Type"] = fields.contentType
+	h["Content-Length"] = fields.length
 	_, _ = w.Write(set.Body) // the client may have left; there is nobody to tell
 }

@@ -172,12 +172,8 @@ func (k *Keeper) Revoke(ctx context.Context, id, reason string) error {
 	})
 }
 
-// edit is a change that someone asked for; it is pure and is made anew on the
-// ring of each attempt.
-type edit func(now time.Time, ring Ring) (Ring, []Event, error)
-
 // change makes a tick, and an edit before its Step.
-func (k *Keeper) change(ctx context.Context, edit edit) error {
+func (k *Keeper) change(ctx context.Context, edit Edit) error {
 	k.turn.Lock()
 	defer k.turn.Unlock()
 	k.ticks.Add(1)
@@ -197,7 +193,7 @@ func (k *Keeper) change(ctx context.Context, edit edit) error {
 // do.
 const maxAttempts = 100
 
-func (k *Keeper) swap(ctx context.Context, edit edit) error {
+func (k *Keeper) swap(ctx context.Context, edit Edit) error {
 	var evidence *Evidence // gathered once, if it is wanted at all
 	for range maxAttempts {
 		readAt := k.clock()
@@ -252,7 +248,7 @@ func (k *Keeper) swap(ctx context.Context, edit edit) error {
 			return fmt.Errorf("a change of the ring is left to a replica whose clock is right: %w", err)
 		}
 		for i := range events {
-			events[i].Actor = k.name
+			events[i].Actor = cmp.Or(actorOf(ctx), k.name)
 		}
 		next.Version = ring.Version + 1
 		// Opened before it is stored: what can't be opened must not get there.

@@ -138,7 +138,7 @@ var rank = map[State]int{Announced: 1, Signing: 2, Retiring: 3, Retired: 4, Revo
 
 // Key is one signing key. Its times are UTC, in whole milliseconds.
 type Key struct {
-	ID     string                  // RFC 7638 SHA-256 thumbprint of Public, base64url
+	ID     string                  // the kid: RFC 7638 SHA-256 thumbprint of Public, base64url, unless Imported
 	Alg    jose.SignatureAlgorithm // EdDSA, RS256, ES256 or PS256
 	Public crypto.PublicKey        // ed25519.PublicKey, *rsa.PublicKey or *ecdsa.PublicKey
 	State  State
@@ -151,6 +151,8 @@ type Key struct {
 	UnpublishAt time.Time // leaves the JWKS
 	RevokedAt   time.Time // zero unless revoked
 	Reason      string    // why it was revoked
+
+	Imported bool // another issuer made it, and its kid may be that issuer's
 }
 
 // Published reports whether the key belongs in the JWKS.

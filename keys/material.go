@@ -158,3 +158,14 @@ func thumbprint(public crypto.PublicKey) (string, error) {
 	}
 	return base64.RawURLEncoding.EncodeToString(sum), nil
 }
+
+// ValidKeyID reports whether a text may be the kid of a key that another
+// issuer has made: 1 to 128 characters that need no escaping in JSON.
+func ValidKeyID(id string) bool {
+	for _, c := range []byte(id) {
+		if c <= ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			return false
+		}
+	}
+	return id != "" && len(id) <= 128
+}

@@ -14,6 +14,8 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/jmoiron/sqlx"
+
+	"github.com/urbandata/urbandata/pkg/audit"
 )
 
 // SQLStore is a [Store] on PostgreSQL or SQLite, on the tables signing_ring,
@@ -22,7 +24,8 @@ import (
 // The row of signing_ring is the lock: Swap updates it first, so that a second
 // swap waits there and then finds another version.
 type SQLStore struct {
-	db *sqlx.DB
+	db    *sqlx.DB
+	audit *audit.Log
 
 	load, advance, insert, record, history string
 	note, prune, sightings                 string
@@ -41,17 +44,17 @@ func NewSQLStore(db *sqlx.DB) *SQLStore {
 		notify = `SELECT pg_notify('` + channel + `', $1)`
 	}
 	return &SQLStore{
-		db: db, notify: notify,
+		db: db, notify: notify, audit: audit.NewLog(db, AuditLog),
 		// The join gives version and keys in one statement, hence of one
 		// moment on either engine. A ring without keys is one row of NULLs.
 		load: `SELECT ` + clock + ` AS clock, r.version, k.kid, k.alg, k.state, k.public_key, k.sealed,
-				k.announced_at, k.ready_at, k.activate_at, k.retire_at, k.unpublish_at, k.revoked_at, k.reason
+				k.announced_at, k.ready_at, k.activate_at, k.retire_at, k.unpublish_at, k.revoked_at, k.reason, k.imported
 			FROM signing_ring r LEFT JOIN signing_keys k ON k.kid IS NOT NULL
 			ORDER BY k.announced_at, k.kid`,
 		advance: db.Rebind(`UPDATE signing_ring SET version = version + 1 WHERE id = 1 AND version = ?`),
 		insert: db.Rebind(`INSERT INTO signing_keys (kid, alg, state, public_key, sealed,
-				announced_at, ready_at, activate_at, retire_at, unpublish_at, revoked_at, reason)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`),
+				announced_at, ready_at, activate_at, retire_at, unpublish_at, revoked_at, reason, imported)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`),
 		record: db.Rebind(`INSERT INTO signing_key_events
 				(version, seq, at, kid, alg, from_state, to_state, actor, reason)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`),
@@ -86,6 +89,7 @@ type keyRow struct {
 	UnpublishAt sql.Null[int64]  `db:"unpublish_at"`
 	RevokedAt   sql.Null[int64]  `db:"revoked_at"` // NULL unless revoked
 	Reason      sql.Null[string] `db:"reason"`
+	Imported    sql.Null[bool]   `db:"imported"`
 }
 
 // Load implements [Store] with one query.
@@ -154,6 +158,7 @@ func (r *keyRow) key() (Key, error) {
 		RetireAt:    fromMillis(r.RetireAt.V),
 		UnpublishAt: fromMillis(r.UnpublishAt.V),
 		Reason:      r.Reason.V,
+		Imported:    r.Imported.V,
 	}
 	damaged := func(what string) (Key, error) {
 		return Key{}, fmt.Errorf("%w: key %.64q: %s", ErrDamaged, r.ID.V, what)
@@ -172,7 +177,7 @@ func (r *keyRow) key() (Key, error) {
 	if err != nil || !alg.fits(public) {
 		return damaged("its public half can't be read, or is of another algorithm")
 	}
-	if kid, err := thumbprint(public); err != nil || kid != k.ID {
+	if kid, err := thumbprint(public); err != nil || kid != k.ID && !(k.Imported && ValidKeyID(k.ID)) {
 		return damaged("its id is not the thumbprint of its public half")
 	}
 	k.Public = public
@@ -213,6 +218,12 @@ func (s *SQLStore) Swap(ctx context.Context, old int64, next Ring, events []Even
 	} else if n == 0 {
 		return ErrConflict
 	}
+	// What the ring was, for the audit. The row of signing_ring is locked, so
+	// nobody changes it now.
+	var rows []keyRow
+	if err := tx.SelectContext(ctx, &rows, s.load); err != nil {
+		return fmt.Errorf("keys: swap the ring: %w", err)
+	}
 	// All rows anew rather than one by one: the index that allows one signing
 	// key for each algorithm then never sees the middle of a hand-over.
 	if _, err := tx.ExecContext(ctx, `DELETE FROM signing_keys`); err != nil {
@@ -228,6 +239,13 @@ func (s *SQLStore) Swap(ctx context.Context, old int64, next Ring, events []Even
 			string(e.From), string(e.To), e.Actor, e.Reason); err != nil {
 			return fmt.Errorf("keys: record what happened to %s: %w", e.KeyID, err)
 		}
+	}
+	entries, err := auditEntries(rows, old+1, next, events)
+	if err == nil {
+		err = s.audit.Append(ctx, tx, entries...)
+	}
+	if err != nil {
+		return fmt.Errorf("keys: record the change: %w", err)
 	}
 	// Sent by the commit, and to nobody without it.
 	if s.notify != "" {
@@ -305,7 +323,7 @@ func (s *SQLStore) insertKey(ctx context.Context, tx *sqlx.Tx, k *Key) error {
 	}
 	if _, err := tx.ExecContext(ctx, s.insert, k.ID, string(k.Alg), string(k.State), public, sealed,
 		k.AnnouncedAt.UnixMilli(), k.ReadyAt.UnixMilli(), k.ActivateAt.UnixMilli(), k.RetireAt.UnixMilli(),
-		k.UnpublishAt.UnixMilli(), revokedAt, k.Reason); err != nil {
+		k.UnpublishAt.UnixMilli(), revokedAt, k.Reason, k.Imported); err != nil {
 		return fmt.Errorf("keys: store %s: %w", k.ID, err)
 	}
 	return nil

@@ -44,11 +44,7 @@ func (s *Server) authenticate(api *web.API) func(huma.Context, func(huma.Context
 }
 
 func (s *Server) verify(r *http.Request, scopes []string) (*token.Claims, error) {
-	raw, err := verify.TokenFromRequest(r)
-	if err != nil {
-		return nil, err
-	}
-	claims, err := s.verifier.Verify(r.Context(), raw)
+	claims, err := s.verifier.VerifyRequest(r)
 	if err != nil {
 		return nil, err
 	}
@@ -105,6 +101,16 @@ func (s *Server) problem(ctx context.Context, id string, err error) error {
 		_, challenge := verify.Challenge(lacking, s.realm)
 		return web.NewProblem(http.StatusForbidden, "not_owner", fmt.Sprintf("Inmueble with ID %s belongs to somebody else.", shown(id))).
 			With("WWW-Authenticate", challenge)
+	case errors.Is(err, ErrChanged):
+		return web.NewProblem(http.StatusPreconditionFailed, "precondition_failed", fmt.Sprintf(
+			"Inmueble with ID %s is not as If-Match or If-None-Match wants it. GET it, and decide again.", shown(id)))
+	case errors.Is(err, ErrDuplicate):
+		return web.NewProblem(http.StatusConflict, "duplicate", fmt.Sprintf("Inmueble with ID %s exists.", shown(id)))
+	case errors.Is(err, ErrOtherRequest):
+		return web.Invalid(web.FieldError{Header: headerKey, Detail: "was used for another request"})
+	case errors.Is(err, ErrInProgress):
+		return web.NewProblem(http.StatusConflict, "in_progress", "A request with this Idempotency-Key is being worked on.").
+			With("Retry-After", "1")
 	case errors.Is(err, ErrUnavailable) && !errors.Is(context.Cause(ctx), context.Canceled):
 		web.NoteCause(ctx, err)
 		return web.Unavailable(time.Second)

@@ -6,10 +6,12 @@ import (
 
 	"go.mongodb.org/mongo-driver/bson"
 	"go.mongodb.org/mongo-driver/x/bsonx/bsoncore"
+
+	"github.com/urbandata/urbandata/resourceserver/query"
 )
 
 // appendBSON appends the document that MongoDB keeps: native types, the key
-// first, no null and no default.
+// first, no null and no default, and the keys of the dates.
 func (m *Inmueble) appendBSON(b []byte) []byte {
 	start, b := bsoncore.AppendDocumentStart(b)
 	b = bsoncore.AppendStringElement(b, "_id", m.ID)
@@ -50,7 +52,18 @@ func (m *Inmueble) appendElements(b []byte) []byte {
 			b = bsoncore.AppendDoubleElement(b, f.name, *p)
 		}
 	}
+	for _, k := range m.dateKeys() {
+		b = bsoncore.AppendStringElement(b, k[0], k[1])
+	}
 	return b
+}
+
+// dateKeys are the names and values of the keys by which the dates compare.
+func (m *Inmueble) dateKeys() [2][2]string {
+	return [2][2]string{
+		{"date" + keySuffix, query.DateKey(m.Date)},
+		{"date_in" + keySuffix, query.DateKey(m.DateIn)},
+	}
 }
 
 // parseBSON reads a stored document, this server's or another program's:

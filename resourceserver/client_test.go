@@ -116,8 +116,11 @@ func (c *client) do(method, target, body string) answer {
 	if c.token != "" {
 		r.Header.Set("Authorization", "Bearer "+c.token)
 	}
-	if method == http.MethodPost || method == http.MethodPut {
+	switch method {
+	case http.MethodPost, http.MethodPut:
 		r.Header.Set("Content-Type", "application/json")
+	case http.MethodPatch:
+		r.Header.Set("Content-Type", "application/merge-patch+json")
 	}
 	for name, values := range c.header {
 		r.Header[name] = values
@@ -158,6 +161,7 @@ type problem struct {
 	Errors []struct {
 		Pointer   *string
 		Parameter string
+		Header    string
 		Detail    string
 	}
 }

@@ -79,7 +79,9 @@ func openSQLite(t testing.TB) (Store, spoiler) {
 
 func openMongo(t testing.TB) (Store, spoiler) {
 	db := engines.Mongo(t)
-	return NewMongo(db), func(t testing.TB, id, owner string, how spoiling) {
+	s := NewMongo(db)
+	must(t, s.Prepare(t.Context()))
+	return s, func(t testing.TB, id, owner string, how spoiling) {
 		m := sample(id)
 		var doc bson.M
 		if err := bson.Unmarshal(m.appendBSON(nil), &doc); err != nil {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/urbandata/urbandata/resourceserver/query"
 )
 
 // timeLayout is RFC 3339 with the milliseconds that the stores keep, always
@@ -55,14 +57,33 @@ func (m *Inmueble) appendStored(b []byte) []byte {
 		}
 		empty = false
 		b = f.appendJSON(b, m)
+		if f.isDate() {
+			b = appendDateKey(b, f.name, *f.at(m).(*string))
+		}
 	}
 	return append(b, '}')
+}
+
+// appendDateKey appends the member by which a date compares, unless that is
+// the date itself.
+func appendDateKey(b []byte, name, date string) []byte {
+	key := query.DateKey(date)
+	if key == date {
+		return b
+	}
+	b = append(b, `,"`+name+keySuffix+`":`...)
+	return appendText(b, key)
 }
 
 func (f *field) appendJSON(b []byte, m *Inmueble) []byte {
 	b = append(b, '"')
 	b = append(b, f.name...)
 	b = append(b, '"', ':')
+	return f.appendValue(b, m)
+}
+
+// appendValue appends the field's value as JSON.
+func (f *field) appendValue(b []byte, m *Inmueble) []byte {
 	switch p := f.at(m).(type) {
 	case *string:
 		return appendText(b, *p)
@@ -113,7 +134,7 @@ func appendTime(b []byte, t time.Time) []byte {
 // a *json.SemanticError that points at its member and wraps [ErrInvalid].
 func (m *Inmueble) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
 	*m = Inmueble{}
-	_, bad, err := m.readJSON(dec)
+	_, bad, err := m.readJSON(dec, jsonReading{})
 	if err == nil && bad != nil {
 		err = &json.SemanticError{JSONPointer: jsontext.Pointer("/" + bad[0].Field), Err: bad}
 	}
@@ -129,7 +150,7 @@ type storedJSON struct {
 }
 
 func (s *storedJSON) UnmarshalJSONFrom(dec *jsontext.Decoder) (err error) {
-	s.got, s.bad, err = s.m.readJSON(dec)
+	s.got, s.bad, err = s.m.readJSON(dec, jsonReading{})
 	return err
 }
 
@@ -147,9 +168,15 @@ func (m *Inmueble) parseStored(id string, doc []byte) error {
 	return m.Validate()
 }
 
+// jsonReading says how readJSON reads.
+type jsonReading struct {
+	nullDefault bool              // null stands for the default of a member that has one
+	unknown     func(name string) // is told of members that are skipped; nil isn't
+}
+
 // readJSON reads one object. The error is the decoder's; bad lists the
 // members whose values don't fit.
-func (m *Inmueble) readJSON(dec *jsontext.Decoder) (got seen, bad ValidationError, err error) {
+func (m *Inmueble) readJSON(dec *jsontext.Decoder, how jsonReading) (got seen, bad ValidationError, err error) {
 	open, err := dec.ReadToken()
 	if err != nil {
 		return 0, nil, err
@@ -164,12 +191,23 @@ func (m *Inmueble) readJSON(dec *jsontext.Decoder) (got seen, bad ValidationErro
 		}
 		i, known := fieldIndex[name.String()]
 		if !known {
+			if how.unknown != nil {
+				how.unknown(name.String())
+			}
 			if err := dec.SkipValue(); err != nil {
 				return 0, nil, err
 			}
 			continue
 		}
 		f := &fields[i]
+		if how.nullDefault && !f.required && dec.PeekKind() == 'n' {
+			if err := dec.SkipValue(); err != nil {
+				return 0, nil, err
+			}
+			f.copy(m, &Inmueble{})
+			got.mark(i)
+			continue
+		}
 		reason, err := f.readJSON(m, dec)
 		if err != nil {
 			return 0, nil, err

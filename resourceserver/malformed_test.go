@@ -105,7 +105,13 @@ var malformed = []struct {
 	{"true", "true", 422, ""},
 	{"a number", "5", 422, ""},
 	{"a text", `"x"`, 422, ""},
-	{"a list", "[" + body() + "]", 422, ""},
+	{"a list in a list", "[[" + body() + "]]", 422, "/0"},
+	{"a bad one in a list", "[" + body() + "," + body("x_coord", "181") + "]", 422, "/1/x_coord"},
+	{"one that isn't JSON in a list", "[" + body() + "," + body("x_coord", "NaN") + "]", 400, "*"},
+	{"a chosen _id in a list", "[" + body("_id", `"x"`) + "]", 422, "/0/_id"},
+	{"a NUL in a list", "[" + body() + "," + body("title", `"\u0000"`) + "]", 422, "/1/title"},
+	{"a number for other_id in a list", "[" + body("other_id", "1.5") + "]", 422, "/0/other_id"},
+	{"1,001 in a list", "[" + strings.TrimSuffix(strings.Repeat(body()+",", 1001), ",") + "]", 422, ""},
 	{"an empty list", "[]", 422, ""},
 	{"a byte order mark", "\uFEFF" + body(), 400, "*"},
 	{"UTF-16", "{\x00}\x00", 400, "*"},
@@ -163,6 +169,11 @@ func TestMalformed(t *testing.T) {
 				return // not about members, or right in a PUT
 			}
 			check(t, asked.do("PUT", "/inmuebles/a", put), tt.status, tt.pointer)
+			switch {
+			case strings.Contains(tt.name, "missing"), strings.Contains(tt.name, "isn't nullable"):
+				return // right in a PATCH
+			}
+			check(t, asked.do("PATCH", "/inmuebles/a", tt.body), tt.status, tt.pointer)
 		})
 	}
 	for _, contentType := range []string{
@@ -181,13 +192,13 @@ func TestMalformed(t *testing.T) {
 			return c.do("PUT", "/inmuebles/a", body("_id", `"b"`))
 		},
 		"no _id in a PUT":   func(c *client) answer { return c.do("PUT", "/inmuebles/a", body()) },
-		"PATCH":             func(c *client) answer { return c.do("PATCH", "/inmuebles/a", body()) },
+		"PATCH of all":      func(c *client) answer { return c.do("PATCH", "/inmuebles", body()) },
 		"POST to one":       func(c *client) answer { return c.do("POST", "/inmuebles/a", body()) },
 		"PUT to all":        func(c *client) answer { return c.do("PUT", "/inmuebles", body()) },
 		"DELETE of all":     func(c *client) answer { return c.do("DELETE", "/inmuebles", "") },
 		"a path below":      func(c *client) answer { return c.do("GET", "/inmuebles/a/b", "") },
 		"a doubled slash":   func(c *client) answer { return c.do("DELETE", "/inmuebles//", "") },
-		"an unknown filter": func(c *client) answer { return c.do("GET", "/inmuebles?title=x", "") },
+		"an unknown filter": func(c *client) answer { return c.do("GET", "/inmuebles?surface=x", "") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			asked := *c

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
+	"sync/atomic"
 
 	"go.mongodb.org/mongo-driver/bson"
 	"go.mongodb.org/mongo-driver/bson/primitive"
@@ -21,14 +21,23 @@ import (
 // A document whose _id isn't text is none of ours, and is never met.
 type Mongo struct {
 	inmuebles *mongo.Collection
+	once      *mongo.Collection // answers by idempotency key
+	loads     *mongo.Collection // large loads that are under way, or whose process died
+	undo      *mongo.Collection // documents as they were before a large load changed them
+	settings  *mongo.Collection // what the servers on this database share
+
+	swept  atomic.Int64 // Unix time in ns of the last look for dates without a key
+	expiry atomic.Bool  // the index is there by which the server removes them
 }
 
 var _ Store = (*Mongo)(nil)
 
-// NewMongo makes a store on db. It needs no schema and no index but that of
-// the _id.
+// NewMongo makes a store on db. [Mongo.Prepare] makes its indexes.
 func NewMongo(db *mongo.Database) *Mongo {
-	return &Mongo{db.Collection("inmuebles")}
+	return &Mongo{
+		inmuebles: db.Collection("inmuebles"), once: db.Collection("idempotency"), settings: db.Collection("settings"),
+		loads: db.Collection("loads"), undo: db.Collection("loads_undo"),
+	}
 }
 
 // Get reads one document by its key.
@@ -47,39 +56,6 @@ func (s *Mongo) Get(ctx context.Context, id string) (Inmueble, error) {
 	return m, nil
 }
 
-// List asks for one document more than wanted, to learn whether there is a
-// next page, and for all in one batch: the server's first batch is of 101 and
-// a second one costs a round trip. $gt compares text with text alone.
-func (s *Mongo) List(ctx context.Context, after string, limit int) (page Page, err error) {
-	// With the batch as large as the limit the server would keep the cursor
-	// open, to be closed in a second trip: it is one larger.
-	cursor, err := s.inmuebles.Find(ctx, bson.D{{Key: "_id", Value: bson.D{{Key: "$gt", Value: after}}}},
-		options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(int64(limit)+1).SetBatchSize(int32(limit)+2)) //nolint:gosec // a page is small
-	if err != nil {
-		return Page{}, mongoError("list", err)
-	}
-	defer func() { _ = cursor.Close(context.WithoutCancel(ctx)) }()
-	var last string
-	for n, size := 0, 0; cursor.Next(ctx); n++ {
-		if n == limit || size >= maxPageBytes {
-			page.Next = last
-			break
-		}
-		size += len(cursor.Current)
-		m, id, err := parseBSON(cursor.Current)
-		last = id
-		if err != nil {
-			page.Unreadable = append(page.Unreadable, Unreadable{id, err})
-			continue
-		}
-		page.Items = append(page.Items, m)
-	}
-	if err := cursor.Err(); err != nil {
-		return Page{}, mongoError("list", err)
-	}
-	return page, nil
-}
-
 // Insert adds one document.
 func (s *Mongo) Insert(ctx context.Context, m Inmueble) error {
 	_, err := s.inmuebles.InsertOne(ctx, bson.Raw(m.appendBSON(nil)))
@@ -92,6 +68,9 @@ func (s *Mongo) Insert(ctx context.Context, m Inmueble) error {
 // Replace is one findAndModify; only when it met no document does a second
 // command tell why.
 func (s *Mongo) Replace(ctx context.Context, m Inmueble, by By) (Inmueble, error) {
+	if by.match.looks() {
+		return s.change(ctx, m.ID, by, func(*Inmueble, bool) (*Inmueble, error) { return &m, nil })
+	}
 	doc, err := s.inmuebles.FindOneAndUpdate(ctx, byFilter(m.ID, by), replacePipeline(&m),
 		options.FindOneAndUpdate().SetReturnDocument(options.After)).Raw()
 	if errors.Is(err, mongo.ErrNoDocuments) {
@@ -149,6 +128,9 @@ func replacePipeline(m *Inmueble) mongo.Pipeline {
 		// 1 equals 1.0, as it does in JSON, and true equals neither.
 		same = append(same, D{{Key: "$eq", Value: A{path, literal(value)}}})
 	}
+	for _, k := range m.dateKeys() {
+		fresh = append(fresh, bson.E{Key: k[0], Value: literal(k[1])})
+	}
 	fresh = append(fresh,
 		bson.E{Key: nameOwner, Value: keptIf(typeIs("$"+nameOwner, "string"), "$"+nameOwner)},
 		bson.E{Key: nameCreatedAt, Value: keptIf(isTime("$"+nameCreatedAt), "$"+nameCreatedAt)},
@@ -177,6 +159,10 @@ func (f *field) value(m *Inmueble) any {
 
 // Delete is one command, with the same second one.
 func (s *Mongo) Delete(ctx context.Context, id string, by By) error {
+	if by.match.looks() {
+		_, err := s.change(ctx, id, by, func(*Inmueble, bool) (*Inmueble, error) { return nil, nil })
+		return err
+	}
 	result, err := s.inmuebles.DeleteOne(ctx, byFilter(id, by))
 	if err != nil {
 		return mongoError("delete", err)
@@ -211,60 +197,6 @@ func (s *Mongo) whyNot(ctx context.Context, id string) error {
 	return mongoError("look for", err)
 }
 
-// Import is one transaction, sent in batches. MongoDB ends a transaction
-// after transactionLifetimeLimitSeconds, a minute unless set: that bounds the
-// size of what can be imported at once.
-func (s *Mongo) Import(ctx context.Context, docs iter.Seq2[Inmueble, error]) (n int, err error) {
-	session, err := s.inmuebles.Database().Client().StartSession()
-	if err != nil {
-		return 0, mongoError("begin the import", err)
-	}
-	defer session.EndSession(context.WithoutCancel(ctx)) // ends a transaction that still runs
-	if err := session.StartTransaction(); err != nil {
-		return 0, mongoError("begin the import", err)
-	}
-	tx := mongo.NewSessionContext(ctx, session)
-
-	batch := make([]any, 0, importBatch)
-	ids := make([]string, 0, importBatch)
-	flush := func() error {
-		if len(batch) == 0 {
-			return nil
-		}
-		_, err := s.inmuebles.InsertMany(tx, batch)
-		if at, taken := takenAt(err); taken {
-			return &DuplicateError{ID: ids[at], Ordinal: n + at}
-		}
-		if err != nil {
-			return mongoError("import", err)
-		}
-		n += len(batch)
-		batch, ids = batch[:0], ids[:0]
-		return nil
-	}
-	err = func() error {
-		for m, err := range docs {
-			if err != nil {
-				return err
-			}
-			batch, ids = append(batch, bson.Raw(m.appendBSON(nil))), append(ids, m.ID)
-			if len(batch) == importBatch {
-				if err := flush(); err != nil {
-					return err
-				}
-			}
-		}
-		return flush()
-	}()
-	if err == nil {
-		err = s.commit(tx, session)
-	}
-	if err != nil {
-		return 0, err
-	}
-	return n, nil
-}
-
 // commitAttempts bounds how often commit asks; the driver retries each once.
 const commitAttempts = 3
 
@@ -278,7 +210,7 @@ func (s *Mongo) commit(ctx context.Context, session mongo.Session) (err error) {
 			break
 		}
 	}
-	return mongoError("commit the import", err)
+	return mongoError("commit", err)
 }
 
 // takenAt tells which document of a batch met an _id that exists.

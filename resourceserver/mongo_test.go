@@ -95,6 +95,8 @@ func TestMongoStored(t *testing.T) {
 		{Key: "y_coord", Value: 40.4168},
 		{Key: "listing_type", Value: int32(10)},
 		{Key: "date", Value: "2021-03-02"},
+		{Key: "date_key", Value: "2021-03-02"},
+		{Key: "date_in_key", Value: "2021-03-01"},
 		{Key: "owner", Value: "alice"},
 		{Key: "created_at", Value: primitive.NewDateTimeFromTime(dawn)},
 		{Key: "updated_at", Value: primitive.NewDateTimeFromTime(dawn)},
@@ -121,13 +123,13 @@ func TestMongoOneTrip(t *testing.T) {
 	u, err := url.Parse(rawURL)
 	must(t, err)
 	s := NewMongo(client.Database(strings.Trim(u.Path, "/")))
-	_, err = s.Import(t.Context(), docsOf(1200, nil))
+	_, err = importInto(t.Context(), s, docsOf(1200, nil))
 	must(t, err)
 	for _, limit := range []int{1, 100, 101, 1000, 1200} {
 		mu.Lock()
 		commands = nil
 		mu.Unlock()
-		page, err := s.List(t.Context(), "", limit)
+		page, err := list(t.Context(), s, "", limit)
 		must(t, err)
 		mu.Lock()
 		if len(page.Items) != limit || !slices.Equal(commands, []string{"find"}) {

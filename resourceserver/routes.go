@@ -5,7 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -35,10 +35,16 @@ func (s *Server) routes(a *web.API) {
 	one, many := answerSchema(components.Schemas), pageSchema(components.Schemas)
 
 	route(a, http.MethodGet, pathAll, read, s.list, 200, many, "list-inmuebles", "A page of all inmuebles")
-	route(a, http.MethodPost, pathAll, write, s.create, 201, one, "create-inmueble", "Create an inmueble, owned by who asks")
+	route(a, http.MethodPost, pathAll, write, s.createSelect, 201, createdSchema(one, many), "create-inmueble", "Create an inmueble, or many, owned by who asks")
+	route(a, http.MethodPatch, pathAll, write, s.changeWhere, 200, many, "patch-inmuebles", "Change some members of the inmueble that a filter on _id names")
+	route(a, http.MethodDelete, pathAll, write, s.deleteWhere, 200, many, "delete-inmuebles", "Delete the inmueble that a filter on _id names")
 	route(a, http.MethodGet, pathOne, read, s.get, 200, one, "get-inmueble", "One inmueble")
 	route(a, http.MethodPut, pathOne, write, s.replace, 200, one, "replace-inmueble", "Replace all of an inmueble")
+	route(a, http.MethodPatch, pathOne, write, s.patch, 200, one, "patch-inmueble", "Change some members of an inmueble")
 	route(a, http.MethodDelete, pathOne, write, s.delete, 204, nil, "delete-inmueble", "Delete an inmueble")
+	documentList(a)
+	documentWrites(a, one, many)
+	documentPostgREST(a)
 }
 
 // route registers one operation.
@@ -57,7 +63,23 @@ func route[I, O any](a *web.API, method, path, scope string, handler func(contex
 	if path == pathOne {
 		op.Errors = append(op.Errors, http.StatusNotFound)
 	}
-	if method == http.MethodPost || method == http.MethodPut {
+	switch {
+	case method == http.MethodGet && path == pathAll:
+		op.Parameters, op.SkipValidateParams = listParameters(), true // readListing does
+		op.Errors = slices.DeleteFunc(op.Errors, func(status int) bool { return status == http.StatusUnprocessableEntity })
+		op.Errors = append(op.Errors, http.StatusNotAcceptable, http.StatusRequestedRangeNotSatisfiable)
+	}
+	switch method {
+	case http.MethodPost:
+		op.MaxBodyBytes, op.BodyReadTimeout, op.SkipValidateBody = maxBulkBody, requestTimeout, true // readRows does
+		op.Errors = append(op.Errors, http.StatusConflict)
+	case http.MethodPut, http.MethodPatch, http.MethodDelete:
+		if path == pathAll {
+			op.Errors = append(op.Errors, http.StatusNotAcceptable)
+		}
+		op.Errors = append(op.Errors, http.StatusPreconditionFailed, http.StatusPreconditionRequired)
+	}
+	if method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch {
 		op.Errors = append(op.Errors, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 	}
 	if answer != nil {
@@ -71,101 +93,31 @@ func route[I, O any](a *web.API, method, path, scope string, handler func(contex
 
 func pageSchema(r huma.Registry) *huma.Schema {
 	most := maxLimit
-	return &huma.Schema{Type: huma.TypeArray, Items: answerSchema(r), MaxItems: &most}
+	return &huma.Schema{Type: huma.TypeArray, Items: selectedSchema(r), MaxItems: &most}
+}
+
+// selectedSchema is an inmueble, or what select makes of it.
+func selectedSchema(r huma.Registry) *huma.Schema {
+	return &huma.Schema{AnyOf: []*huma.Schema{answerSchema(r), {
+		Type: huma.TypeObject, Description: "The members that select asks for, under the names that it gives them",
+	}}}
 }
 
 // Answers are rendered by AppendJSON and sent as they are.
 type (
-	oneOutput struct{ Body jsontext.Value }
-
-	createdOutput struct {
-		Location string `header:"Location" doc:"Where the new inmueble is"`
-		Body     jsontext.Value
-	}
-
-	listOutput struct {
-		Link string `header:"Link" doc:"RFC 8288: rel=first, and rel=next unless this is the last page"`
-		Body jsontext.Value
+	oneOutput struct {
+		Status int
+		ETag   string `header:"ETag" doc:"Strong entity tag of the inmueble, for If-None-Match and If-Match (RFC 9110)"`
+		Body   any
 	}
 )
 
-type idInput struct {
-	ID string `path:"id" doc:"The inmueble's _id, percent-encoded" example:"65f1c0ffee65f1c0ffee65f1"`
+type getInput struct {
+	ID          string `path:"id" doc:"The inmueble's _id, percent-encoded" example:"65f1c0ffee65f1c0ffee65f1"`
+	IfNoneMatch string `header:"If-None-Match" doc:"Entity tags that the client holds: 304 when the inmueble still has one of them (RFC 9110)"`
 }
 
-type createInput struct{ Body newInmueble }
-
-type replaceInput struct {
-	ID   string `path:"id" doc:"The inmueble's _id, percent-encoded" example:"65f1c0ffee65f1c0ffee65f1"`
-	Body replacement
-}
-
-const maxLimit = 1000
-
-type listInput struct {
-	Limit  int    `query:"limit" default:"100" minimum:"1" maximum:"1000" doc:"Documents a page holds at most; it may hold fewer and still have a next"`
-	Cursor string `query:"cursor" doc:"Opaque, from the Link header of the page before"`
-}
-
-func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
-	var after string
-	if in.Cursor != "" {
-		var err error
-		if after, err = decodeCursor(in.Cursor); err != nil {
-			return nil, web.Invalid(web.AtParameter("cursor", "is not one from a Link header of this API"))
-		}
-	}
-	page, err := s.store.List(ctx, after, in.Limit)
-	if err != nil {
-		return nil, s.problem(ctx, "", err)
-	}
-	for _, u := range page.Unreadable {
-		s.leftOut(ctx, u.ID)
-	}
-	const typical = 700 // bytes of an inmueble
-	body := append(make([]byte, 0, 2+len(page.Items)*typical), '[')
-	for i := range page.Items {
-		if i > 0 {
-			body = append(body, ',')
-		}
-		body = page.Items[i].AppendJSON(body)
-	}
-	return &listOutput{Link: links(in.Limit, page.Next), Body: append(body, ']')}, nil
-}
-
-// links is the Link header of a page. The targets are relative to the origin,
-// which only the outermost proxy knows for sure.
-func links(limit int, next string) string {
-	to := func(rel, cursor string) string {
-		q := url.Values{"limit": {strconv.Itoa(limit)}}
-		if cursor != "" {
-			q.Set("cursor", cursor)
-		}
-		return "<" + pathAll + "?" + q.Encode() + `>; rel="` + rel + `"`
-	}
-	first := to("first", "")
-	if next == "" {
-		return first
-	}
-	return first + ", " + to("next", encodeCursor(next))
-}
-
-func (s *Server) create(ctx context.Context, in *createInput) (*createdOutput, error) {
-	m := in.Body.Inmueble
-	m.ID = NewID()
-	m.Owner, _ = asker(ctx)
-	m.CreatedAt = stamp(s.now())
-	m.UpdatedAt = m.CreatedAt
-	if err := m.Validate(); err != nil {
-		return nil, invalid(err)
-	}
-	if err := s.store.Insert(ctx, m); err != nil {
-		return nil, s.problem(ctx, m.ID, err)
-	}
-	return &createdOutput{Location: pathAll + "/" + url.PathEscape(m.ID), Body: m.AppendJSON(nil)}, nil
-}
-
-func (s *Server) get(ctx context.Context, in *idInput) (*oneOutput, error) {
+func (s *Server) get(ctx context.Context, in *getInput) (*oneOutput, error) {
 	if !validID(in.ID) {
 		return nil, s.problem(ctx, in.ID, ErrNotFound)
 	}
@@ -173,48 +125,25 @@ func (s *Server) get(ctx context.Context, in *idInput) (*oneOutput, error) {
 	if err != nil {
 		return nil, s.problem(ctx, in.ID, err)
 	}
-	return &oneOutput{m.AppendJSON(nil)}, nil
+	body := m.AppendJSON(nil)
+	tag := etagOf(body)
+	if held, err := parseTags(in.IfNoneMatch); err == nil && held.given() && held.weak(tag) { // a broken field is ignored
+		return &oneOutput{http.StatusNotModified, tag, []byte(nil)}, nil
+	}
+	return &oneOutput{http.StatusOK, tag, jsontext.Value(body)}, nil
 }
 
-func (s *Server) replace(ctx context.Context, in *replaceInput) (*oneOutput, error) {
-	m := in.Body.Inmueble
-	if m.ID != in.ID {
-		return nil, web.Invalid(web.AtMember("/_id", "must be the _id in the path"))
-	}
-	m.UpdatedAt = stamp(s.now())
-	if err := m.Validate(); err != nil {
-		return nil, invalid(err)
-	}
-	_, by := asker(ctx)
-	stored, err := s.store.Replace(ctx, m, by)
-	if err != nil {
-		return nil, s.problem(ctx, m.ID, err)
-	}
-	return &oneOutput{stored.AppendJSON(nil)}, nil
-}
-
-func (s *Server) delete(ctx context.Context, in *idInput) (*struct{}, error) {
-	if !validID(in.ID) {
-		return nil, s.problem(ctx, in.ID, ErrNotFound)
-	}
-	_, by := asker(ctx)
-	if err := s.store.Delete(ctx, in.ID, by); err != nil {
-		return nil, s.problem(ctx, in.ID, err)
-	}
-	return nil, nil
-}
-
-// invalid is the answer to a ValidationError.
-func invalid(err error) error {
+// invalid is the answer to a ValidationError of what stands at the pointer.
+func invalid(at string, err error) error {
 	var bad ValidationError
 	if !errors.As(err, &bad) {
 		return err
 	}
-	at := make([]web.FieldError, len(bad))
+	errs := make([]web.FieldError, len(bad))
 	for i, e := range bad {
-		at[i] = web.AtMember("/"+e.Field, e.Reason)
+		errs[i] = web.AtMember(at+"/"+e.Field, e.Reason)
 	}
-	return web.Invalid(at...)
+	return web.Invalid(errs...)
 }
 
 // leftOut counts and logs a document that is no inmueble. The log has its id

@@ -43,8 +43,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/urbandata/urbandata/pkg/verify"
@@ -61,6 +63,15 @@ type Options struct {
 	Realm    string           // of the challenges; "inmuebles" unless given
 	Version  string           // of the program, for the API's document
 	Origins  []string         // whose pages may call the API (CORS)
+
+	// RequireIfMatch refuses a PUT, PATCH or DELETE without If-Match (428), so
+	// that nobody overwrites what they haven't seen.
+	RequireIfMatch bool
+
+	// CursorKey authenticates the cursors of lists. Servers behind one address
+	// need the same: the one that their database keeps. Nil makes one that
+	// dies with the process, and with it the cursors that are out.
+	CursorKey []byte
 
 	Log     *slog.Logger          // nil logs nothing
 	Metrics prometheus.Registerer // nil keeps none
@@ -79,6 +90,11 @@ type Server struct {
 	now      func() time.Time
 	metrics  *metrics
 	handler  http.Handler
+
+	cursorKey      []byte
+	requireIfMatch bool
+	schemas        huma.Registry // of the API's document, by which bodies are checked
+	inFlight       sync.Map      // idempotency keys of requests being worked on
 }
 
 // New makes a server, or returns an error that wraps [ErrOptions].
@@ -104,15 +120,21 @@ func New(o Options) (*Server, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.CursorKey == nil {
+		o.CursorKey = newCursorKey()
+	}
 	s := &Server{
-		store: o.Store, verifier: o.Verifier, realm: o.Realm, log: o.Log, now: o.Now,
-		metrics: newMetrics(o.Metrics, o.Verifier),
+		cursorKey: o.CursorKey,
+		store:     o.Store, verifier: o.Verifier, realm: o.Realm, log: o.Log, now: o.Now,
+		requireIfMatch: o.RequireIfMatch,
+		metrics:        newMetrics(o.Metrics, o.Verifier),
 		Health: web.NewHealth(
 			web.Check{Name: "database", Func: o.Store.Check},
 			web.Check{Name: "keys", Func: func(context.Context) error { return o.Verifier.Check() }},
 		),
 	}
-	api := web.NewAPI(web.Info{Title: "inmuebles", Version: o.Version, Description: description})
+	api := web.NewAPI(web.Info{Title: "inmuebles", Version: o.Version, Description: description, PostgREST: true})
+	s.schemas = api.Huma.OpenAPI().Components.Schemas
 	api.Guard(s.authenticate(api))
 	s.routes(api)
 	s.Health.Register(api)
@@ -153,6 +175,15 @@ func newMetrics(reg prometheus.Registerer, v *verify.Verifier) *metrics {
 		}, func() float64 { return float64(v.Stats().Keys) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "urbandata_keyset_age_seconds", Help: "Time since the issuer last confirmed the key set.",
-		}, func() float64 { return v.Stats().Age.Seconds() }))
+		}, func() float64 { return v.Stats().Age.Seconds() }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "urbandata_token_cache_bytes", Help: "Memory taken by verified tokens.",
+		}, func() float64 { return float64(v.Stats().TokenBytes) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "urbandata_token_cache_stored_total", Help: "Tokens that were verified by their signature and then kept.",
+		}, func() float64 { return float64(v.Stats().TokensStored) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "urbandata_token_cache_evicted_total", Help: "Good tokens given up for want of room.",
+		}, func() float64 { return float64(v.Stats().TokensEvicted) }))
 	return m
 }

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"iter"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -18,10 +17,13 @@ import (
 // itself.
 type SQLite struct {
 	write *sqlx.DB
+	finds *statements // of Find and Count
 
 	// Prepared once: parsing SQL costs as much as a read by key.
-	get, list, check             *sqlx.Stmt
+	get, check                   *sqlx.Stmt
 	insert, replace, remove, has *sqlx.Stmt
+	current, overwrite, known    *sqlx.Stmt
+	once, keepOnce, sweepOnce    *sqlx.Stmt
 }
 
 var _ Store = (*SQLite)(nil)
@@ -36,14 +38,13 @@ const sqliteBy = `(?2 OR (owner = ?3 AND owner <> ''))`
 // may be the same pool; write must have a single connection. [SQLite.Close]
 // releases the statements, not the pools.
 func NewSQLite(ctx context.Context, write, read *sqlx.DB) (*SQLite, error) {
-	s := &SQLite{write: write}
+	s := &SQLite{write: write, finds: newStatements(read)}
 	for _, p := range []struct {
 		stmt  **sqlx.Stmt
 		db    *sqlx.DB
 		query string
 	}{
 		{&s.get, read, `SELECT ` + sqliteColumns + ` FROM inmuebles WHERE id = ?`},
-		{&s.list, read, `SELECT ` + sqliteColumns + ` FROM inmuebles WHERE id > ? ORDER BY id LIMIT ?`},
 		{&s.check, read, `SELECT count(*) FROM (SELECT 1 FROM inmuebles LIMIT 1)`},
 		{&s.insert, write, `INSERT INTO inmuebles (` + sqliteColumns + `) VALUES (?, ?, ?, ?, ?)`},
 		// The right-hand sides see the row as it was.
@@ -52,6 +53,12 @@ func NewSQLite(ctx context.Context, write, read *sqlx.DB) (*SQLite, error) {
 			WHERE id = ?1 AND ` + sqliteBy + ` RETURNING owner, created_at, updated_at`},
 		{&s.remove, write, `DELETE FROM inmuebles WHERE id = ?1 AND ` + sqliteBy},
 		{&s.has, write, `SELECT EXISTS (SELECT 1 FROM inmuebles WHERE id = ?)`},
+		{&s.current, write, `SELECT ` + sqliteColumns + ` FROM inmuebles WHERE id = ?`},
+		{&s.known, write, `SELECT ` + sqliteColumns + ` FROM inmuebles WHERE id IN (SELECT value FROM json_each(?))`},
+		{&s.overwrite, write, `UPDATE inmuebles SET updated_at = ?2, document = ?3 WHERE id = ?1`},
+		{&s.once, write, `SELECT print, answer FROM idempotency WHERE key = ? AND expires_at > ?`},
+		{&s.keepOnce, write, `INSERT INTO idempotency (key, print, answer, expires_at) VALUES (?, ?, ?, ?)`},
+		{&s.sweepOnce, write, `DELETE FROM idempotency WHERE expires_at <= ?`},
 	} {
 		stmt, err := p.db.PreparexContext(ctx, p.query) //nolint:sqlclosecheck // Close does
 		if err != nil {
@@ -59,13 +66,19 @@ func NewSQLite(ctx context.Context, write, read *sqlx.DB) (*SQLite, error) {
 		}
 		*p.stmt = stmt
 	}
+	if err := s.sweep(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
 	return s, nil
 }
 
 // Close releases the prepared statements.
 func (s *SQLite) Close() error {
-	var errs []error
-	for _, stmt := range []*sqlx.Stmt{s.get, s.list, s.check, s.insert, s.replace, s.remove, s.has} {
+	errs := []error{s.finds.close()}
+	for _, stmt := range []*sqlx.Stmt{
+		s.get, s.check, s.insert, s.replace, s.remove, s.has,
+		s.current, s.overwrite, s.known, s.once, s.keepOnce, s.sweepOnce,
+	} {
 		if stmt != nil {
 			errs = append(errs, stmt.Close())
 		}
@@ -75,10 +88,15 @@ func (s *SQLite) Close() error {
 
 // Get reads one row by its key.
 func (s *SQLite) Get(ctx context.Context, id string) (Inmueble, error) {
-	page, err := s.page(ctx, 1, s.get, id)
-	switch {
-	case err != nil:
+	rows, err := s.get.QueryxContext(ctx, id)
+	if err != nil {
+		return Inmueble{}, sqliteError(ctx, "read", err)
+	}
+	var page Page
+	if err := readRows(ctx, rows, &page, &Query{Limit: 1}, nil); err != nil {
 		return Inmueble{}, err
+	}
+	switch {
 	case len(page.Unreadable) > 0:
 		return Inmueble{}, fmt.Errorf("%w: %w", ErrUnreadable, page.Unreadable[0].Err)
 	case len(page.Items) == 0:
@@ -87,62 +105,17 @@ func (s *SQLite) Get(ctx context.Context, id string) (Inmueble, error) {
 	return page.Items[0], nil
 }
 
-// List asks for one row more than wanted, to learn whether there is a next
-// page.
-func (s *SQLite) List(ctx context.Context, after string, limit int) (Page, error) {
-	return s.page(ctx, limit, s.list, after, limit+1)
-}
-
-// page reads at most limit rows, or as many as make a page full.
-func (s *SQLite) page(ctx context.Context, limit int, stmt *sqlx.Stmt, args ...any) (Page, error) {
-	rows, err := stmt.QueryxContext(ctx, args...)
-	if err != nil {
-		return Page{}, sqliteError(ctx, "read", err)
-	}
-	defer func() { _ = rows.Close() }() // an error of reading is rows.Err's
-	var page Page
-	var last string
-	for n, size := 0, 0; rows.Next(); n++ {
-		if n == limit || size >= maxPageBytes {
-			page.Next = last
-			break
-		}
-		var m Inmueble
-		var created, updated sql.NullInt64
-		var document sql.RawBytes // valid until the next row
-		if err := rows.Scan(&last, &m.Owner, &created, &updated, &document); err != nil {
-			return Page{}, sqliteError(ctx, "read", err)
-		}
-		size += len(document)
-		if err := m.parseStored(last, document); err != nil {
-			page.Unreadable = append(page.Unreadable, Unreadable{last, err})
-			continue
-		}
-		m.CreatedAt, m.UpdatedAt = fromMilli(created), fromMilli(updated)
-		page.Items = append(page.Items, m)
-	}
-	if err := rows.Err(); err != nil {
-		return Page{}, sqliteError(ctx, "read", err)
-	}
-	return page, nil
-}
-
 // Insert adds one row.
 func (s *SQLite) Insert(ctx context.Context, m Inmueble) error {
 	return s.insertWith(ctx, s.insert, &m)
 }
 
-func (s *SQLite) insertWith(ctx context.Context, stmt *sqlx.Stmt, m *Inmueble) error {
-	_, err := stmt.ExecContext(ctx, m.ID, m.Owner, milli(m.CreatedAt), milli(m.UpdatedAt), string(m.appendStored(nil)))
-	if isTaken(err) {
-		return fmt.Errorf("%w: %q", ErrDuplicate, m.ID)
-	}
-	return sqliteError(ctx, "insert", err)
-}
-
 // Replace is one UPDATE; only when it met no row does a second statement
 // tell why.
 func (s *SQLite) Replace(ctx context.Context, m Inmueble, by By) (Inmueble, error) {
+	if by.match.looks() {
+		return s.change(ctx, m.ID, by, func(*Inmueble, bool) (*Inmueble, error) { return &m, nil })
+	}
 	var created, updated sql.NullInt64
 	err := s.replace.QueryRowxContext(ctx, m.ID, by.anyone, by.sub, string(m.appendStored(nil)), milli(m.UpdatedAt)).
 		Scan(&m.Owner, &created, &updated)
@@ -158,6 +131,10 @@ func (s *SQLite) Replace(ctx context.Context, m Inmueble, by By) (Inmueble, erro
 
 // Delete is one DELETE, with the same second statement.
 func (s *SQLite) Delete(ctx context.Context, id string, by By) error {
+	if by.match.looks() {
+		_, err := s.change(ctx, id, by, func(*Inmueble, bool) (*Inmueble, error) { return nil, nil })
+		return err
+	}
 	result, err := s.remove.ExecContext(ctx, id, by.anyone, by.sub)
 	if err != nil {
 		return sqliteError(ctx, "delete", err)
@@ -181,34 +158,6 @@ func (s *SQLite) whyNot(ctx context.Context, id string) error {
 		return ErrNotOwner
 	}
 	return ErrNotFound
-}
-
-// Import is one transaction. Other writers wait until it ends.
-func (s *SQLite) Import(ctx context.Context, docs iter.Seq2[Inmueble, error]) (n int, err error) {
-	tx, err := s.write.BeginTxx(ctx, nil)
-	if err != nil {
-		return 0, sqliteError(ctx, "begin the import", err)
-	}
-	defer func() {
-		if err != nil {
-			n = 0
-			_ = tx.Rollback() // the connection is dropped if even that fails
-		}
-	}()
-	insert := tx.StmtxContext(ctx, s.insert)
-	for m, err := range docs {
-		if err != nil {
-			return 0, err
-		}
-		switch err := s.insertWith(ctx, insert, &m); {
-		case errors.Is(err, ErrDuplicate):
-			return 0, &DuplicateError{ID: m.ID, Ordinal: n}
-		case err != nil:
-			return 0, err
-		}
-		n++
-	}
-	return n, sqliteError(ctx, "commit the import", tx.Commit())
 }
 
 // Check reads a row, so that a missing table or file shows.

@@ -1,10 +1,11 @@
 package resourceserver
 
 import (
+	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"iter"
+
+	"github.com/urbandata/urbandata/resourceserver/query"
 )
 
 // What a store answers with, wrapped. Anything else is a failure that no
@@ -14,6 +15,9 @@ var (
 	ErrNotFound = errors.New("resourceserver: no such inmueble")
 	// ErrNotOwner: there is one, but it is not the asker's to change.
 	ErrNotOwner = errors.New("resourceserver: the inmueble is somebody else's")
+	// ErrChanged: there is one, and the asker's, but it isn't as the asker's
+	// condition wants it.
+	ErrChanged = errors.New("resourceserver: the inmueble is not as the condition wants it")
 	// ErrDuplicate: there is one with this _id already.
 	ErrDuplicate = errors.New("resourceserver: the _id is taken")
 	// ErrUnreadable: what is stored under this _id is no valid inmueble.
@@ -36,11 +40,17 @@ type Store interface {
 	// Get returns one inmueble, or ErrNotFound or ErrUnreadable.
 	Get(ctx context.Context, id string) (Inmueble, error)
 
-	// List returns what follows the _id after, in the order of the _id's
-	// UTF-8 bytes, from at most limit documents, and from fewer once they
-	// have maxPageBytes; after "" it starts at the first. A walk from page to page meets every document that was there all
-	// the time exactly once, whatever others insert and delete meanwhile.
-	List(ctx context.Context, after string, limit int) (Page, error)
+	// Find returns a page: the first of the documents that q asks for, from at
+	// most q.Limit of them, and from fewer once they have maxPageBytes. A walk
+	// from page to page meets every document that was there all the time, and
+	// whose place in the order didn't change, exactly once, whatever others
+	// insert and delete meanwhile. A page costs the same at any depth where an
+	// index has the order.
+	Find(ctx context.Context, q Query) (Page, error)
+
+	// Count returns how many documents where is true of, unreadable ones too.
+	// It stops counting at most, unless that is 0.
+	Count(ctx context.Context, where query.Node, most int) (int, error)
 
 	// Insert stores a new inmueble, or returns ErrDuplicate.
 	Insert(ctx context.Context, m Inmueble) error
@@ -49,20 +59,29 @@ type Store interface {
 	// returns what is stored now. Owner and CreatedAt stay as they are;
 	// UpdatedAt becomes m's, but stays too when nothing else changed. It
 	// returns ErrNotFound, or ErrNotOwner when by may not change it: the
-	// condition is part of the write itself, so nothing can come between. An
-	// unreadable document is repaired; of its owner and time it keeps what
-	// can be read.
+	// condition is part of the write itself, so nothing can come between. So
+	// is by's [Match], and then the error is ErrChanged. An unreadable
+	// document is repaired; of its owner and time it keeps what can be read.
 	Replace(ctx context.Context, m Inmueble, by By) (Inmueble, error)
+
+	// Update puts what change makes of the stored inmueble in its place, with
+	// the errors and conditions of Replace, change's own error as it is, and
+	// ErrUnreadable. Nothing comes between what change was given and what is
+	// stored: change is called again when somebody else was faster. What it
+	// returns must be valid; _id, Owner and CreatedAt stay as they are.
+	Update(ctx context.Context, id string, by By, change func(Inmueble) (Inmueble, error)) (Inmueble, error)
 
 	// Delete removes an inmueble, or an unreadable document, with the same
 	// errors and the same condition as Replace.
 	Delete(ctx context.Context, id string, by By) error
 
-	// Import inserts all of docs or, when docs yields an error or an _id is
-	// taken, nothing. It returns how many it inserted, docs' own error as it
-	// is, or a *DuplicateError. It takes docs one by one and keeps a bounded
-	// number of them; it stops taking them once it can't succeed.
-	Import(ctx context.Context, docs iter.Seq2[Inmueble, error]) (int, error)
+	// Load stores all rows of a batch or, when they yield an error or one of
+	// them can't be stored, nothing: see [Batch]. It takes the rows one by
+	// one and keeps a bounded number of them; it stops taking them once it
+	// can't succeed. A load of more rows than the database can take in one
+	// transaction is seen while it is under way, and is undone if it fails;
+	// if its process dies, by the next one that works on the database.
+	Load(ctx context.Context, b Batch) (Loaded, error)
 
 	// Check returns an error while the store can't serve reads.
 	Check(ctx context.Context) error
@@ -73,13 +92,31 @@ type Store interface {
 // MongoDB's (16 MiB).
 const maxPageBytes = 4 << 20
 
-// Page is a part of the list.
+// Query asks for a page.
+type Query struct {
+	Where query.Node
+	Order query.Order // its last key is the _id
+	Limit int
+
+	// Where the page begins: behind the document with these keys, or at the
+	// first if they are nil; and Skip documents further on.
+	After []any
+	Skip  int
+}
+
+// Page is a part of what a query asks for.
 type Page struct {
 	Items []Inmueble
 
-	// Next is the after of the next page, "" when there is none. A page may
-	// hold fewer items than asked for, or none, and still have a next.
-	Next string
+	// More is whether there are documents behind the page, and After and Skip
+	// are then those of its Query. A page may hold fewer items than asked for,
+	// or none, and there are still more.
+	More  bool
+	After []any
+	Skip  int
+
+	// First has the keys of the page's first document.
+	First []any
 
 	// Unreadable lists the documents that were left out.
 	Unreadable []Unreadable
@@ -91,10 +128,12 @@ type Unreadable struct {
 	Err error
 }
 
-// By says who asks for a change. Its zero value may change nothing.
+// By says who asks for a change, and what must be there for it. Its zero
+// value may change nothing.
 type By struct {
 	sub    string
 	anyone bool
+	match  Match
 }
 
 // Owner may change what sub owns. The empty sub owns nothing.
@@ -103,17 +142,22 @@ func Owner(sub string) By { return By{sub: sub} }
 // Admin may change anything.
 var Admin = By{anyone: true}
 
-// DuplicateError is the ErrDuplicate of an import.
-type DuplicateError struct {
-	ID      string
-	Ordinal int // of the document in the import, from 0; less than importBatch behind the last one taken
+// If is the same asker, on a condition.
+func (b By) If(m Match) By {
+	b.match = m
+	return b
 }
 
-// importBatch is how many documents an import sends to the database at once.
-const importBatch = 1000
+// mayChange reports whether by may change what owner owns.
+func (b By) mayChange(owner string) bool { return b.anyone || b.sub != "" && owner == b.sub }
 
-// Error names the _id.
-func (e *DuplicateError) Error() string { return fmt.Sprintf("%v: %q", ErrDuplicate, e.ID) }
-
-// Unwrap makes errors.Is(err, ErrDuplicate) hold.
-func (e *DuplicateError) Unwrap() error { return ErrDuplicate }
+// settle makes next, which is to take the place of current, what will be
+// stored. same is true when that is current, so that nothing is to be
+// written.
+func settle(current *Inmueble, readable bool, next Inmueble) (stored Inmueble, same bool) {
+	next.ID, next.Owner, next.CreatedAt = current.ID, current.Owner, current.CreatedAt
+	if readable && bytes.Equal(next.appendStored(nil), current.appendStored(nil)) {
+		return *current, true
+	}
+	return next, false
+}

@@ -66,7 +66,7 @@ func insert(t testing.TB, s Store, ids ...string) {
 func walk(t testing.TB, s Store, limit int) (ids, unreadable []string) {
 	t.Helper()
 	for after := ""; ; {
-		page, err := s.List(t.Context(), after, limit)
+		page, err := list(t.Context(), s, after, limit)
 		must(t, err)
 		if n := len(page.Items) + len(page.Unreadable); n > limit || n == 0 && page.Next != "" {
 			t.Fatalf("a page of %d after %q, limit %d, next %q", n, after, limit, page.Next)
@@ -111,6 +111,12 @@ func TestStore(t *testing.T) {
 		{"unreadable documents", conformUnreadable},
 		{"import", conformImport},
 		{"import is all or nothing", conformImportFails},
+		{"conditions", conformMatch},
+		{"update", conformUpdate},
+		{"concurrent updates", conformRaceUpdate},
+		{"load", conformLoad},
+		{"load once", conformOnce},
+		{"large loads", conformLargeLoad},
 		{"concurrent inserts", conformRaceInsert},
 		{"concurrent replaces", conformRaceReplace},
 		{"concurrent deletes", conformRaceDelete},
@@ -145,7 +151,7 @@ func conformRoundTrip(t *testing.T, s Store, _ spoiler) {
 		must(t, err)
 		wantSame(t, got, m)
 	}
-	page, err := s.List(t.Context(), "", 10)
+	page, err := list(t.Context(), s, "", 10)
 	must(t, err)
 	for i, m := range []Inmueble{bare, full, zeros} {
 		wantSame(t, page.Items[i], m)
@@ -332,17 +338,17 @@ func conformPages(t *testing.T, s Store, _ spoiler) {
 		ids, _ := walk(t, s, limit)
 		wantIDs(t, ids, want...)
 	}
-	page, err := s.List(t.Context(), "a", 2)
+	page, err := list(t.Context(), s, "a", 2)
 	must(t, err)
 	if page.Next != "a/b" {
 		t.Errorf("next is %q", page.Next)
 	}
-	page, err = s.List(t.Context(), "\U0010FFFF", 2)
+	page, err = list(t.Context(), s, "\U0010FFFF", 2)
 	must(t, err)
 	if len(page.Items) != 0 || page.Next != "" {
 		t.Errorf("after the last: %d items, next %q", len(page.Items), page.Next)
 	}
-	if page, err = s.List(t.Context(), "", len(want)); err != nil || page.Next != "" {
+	if page, err = list(t.Context(), s, "", len(want)); err != nil || page.Next != "" {
 		t.Errorf("a page that holds all has a next: %q, %v", page.Next, err)
 	}
 }
@@ -351,7 +357,7 @@ func conformWalk(t *testing.T, s Store, _ spoiler) {
 	insert(t, s, "b", "d", "f", "h", "j")
 	var ids []string
 	for after, n := "", 0; ; n++ {
-		page, err := s.List(t.Context(), after, 2)
+		page, err := list(t.Context(), s, after, 2)
 		must(t, err)
 		for _, m := range page.Items {
 			ids = append(ids, m.ID)
@@ -371,7 +377,7 @@ func conformWalk(t *testing.T, s Store, _ spoiler) {
 func conformLarge(t *testing.T, s Store, _ spoiler) {
 	const size = 80_000 // bytes of a description of 20,000 characters
 	const many = 2*maxPageBytes/size + 2
-	_, err := s.Import(t.Context(), func(yield func(Inmueble, error) bool) {
+	_, err := importInto(t.Context(), s, func(yield func(Inmueble, error) bool) {
 		for i := range many {
 			m := sample(fmt.Sprintf("%03d", i))
 			m.Description = strings.Repeat("🏠", size/4)
@@ -381,7 +387,7 @@ func conformLarge(t *testing.T, s Store, _ spoiler) {
 		}
 	})
 	must(t, err)
-	page, err := s.List(t.Context(), "", 1000)
+	page, err := list(t.Context(), s, "", 1000)
 	must(t, err)
 	if n := len(page.Items); n*size > maxPageBytes+2*size || n*size < maxPageBytes-2*size || page.Next == "" {
 		t.Errorf("a page of %d large documents, next %q", n, page.Next)
@@ -451,13 +457,29 @@ func docsOf(n int, err error) iter.Seq2[Inmueble, error] {
 	}
 }
 
+// importInto loads docs, none of which may be there.
+func importInto(ctx context.Context, s Store, docs iter.Seq2[Inmueble, error]) (int, error) {
+	l, err := s.Load(ctx, Batch{By: Admin, Rows: rowsOf(docs)})
+	return l[Inserted], err
+}
+
+func rowsOf(docs iter.Seq2[Inmueble, error]) iter.Seq2[Row, error] {
+	return func(yield func(Row, error) bool) {
+		for m, err := range docs {
+			if !yield(Row{m, allGiven}, err) {
+				return
+			}
+		}
+	}
+}
+
 func conformImport(t *testing.T, s Store, _ spoiler) {
-	if n, err := s.Import(t.Context(), docsOf(0, nil)); n != 0 || err != nil {
+	if n, err := importInto(t.Context(), s, docsOf(0, nil)); n != 0 || err != nil {
 		t.Errorf("an empty import: %d, %v", n, err)
 	}
 	const many = importBatch + importBatch/2
 	insert(t, s, "a")
-	if n, err := s.Import(t.Context(), docsOf(many, nil)); n != many || err != nil {
+	if n, err := importInto(t.Context(), s, docsOf(many, nil)); n != many || err != nil {
 		t.Fatalf("imported %d, %v", n, err)
 	}
 	ids, _ := walk(t, s, 700)
@@ -474,24 +496,24 @@ func conformImportFails(t *testing.T, s Store, _ spoiler) {
 	id := fmt.Sprintf("%06d", taken)
 	insert(t, s, id)
 	boom := errors.New("boom")
-	if n, err := s.Import(t.Context(), docsOf(taken-1, boom)); n != 0 || !errors.Is(err, boom) {
+	if n, err := importInto(t.Context(), s, docsOf(taken-1, boom)); n != 0 || !errors.Is(err, boom) {
 		t.Errorf("docs that fail: %d, %v", n, err)
 	}
-	n, err := s.Import(t.Context(), docsOf(taken+importBatch, nil))
-	dup, ok := errors.AsType[*DuplicateError](err)
+	n, err := importInto(t.Context(), s, docsOf(taken+importBatch, nil))
+	dup, ok := errors.AsType[*BatchError](err)
 	if n != 0 || !ok || dup.ID != id || dup.Ordinal != taken {
 		t.Errorf("an _id taken in the database: %d, %+v, %v", n, dup, err)
 	}
 	wantErr(t, err, ErrDuplicate)
-	n, err = s.Import(t.Context(), func(yield func(Inmueble, error) bool) {
+	n, err = importInto(t.Context(), s, func(yield func(Inmueble, error) bool) {
 		_ = yield(sample("x"), nil) && yield(sample("y"), nil) && yield(sample("x"), nil) && yield(sample("z"), nil)
 	})
-	if dup, ok = errors.AsType[*DuplicateError](err); n != 0 || !ok || dup.ID != "x" || dup.Ordinal != 2 {
+	if dup, ok = errors.AsType[*BatchError](err); n != 0 || !ok || dup.ID != "x" || dup.Ordinal != 2 {
 		t.Errorf("an _id twice in the import: %d, %+v, %v", n, dup, err)
 	}
 	ids, _ := walk(t, s, 100)
 	wantIDs(t, ids, id)
-	if n, err := s.Import(t.Context(), docsOf(10, nil)); n != 10 || err != nil {
+	if n, err := importInto(t.Context(), s, docsOf(10, nil)); n != 10 || err != nil {
 		t.Errorf("after failed imports: %d, %v", n, err)
 	}
 }
@@ -594,7 +616,7 @@ func conformRaceImport(t *testing.T, s Store, _ spoiler) {
 	const n = 50
 	counts := race(t, func(i int) error {
 		if i == 0 {
-			_, err := s.Import(t.Context(), docsOf(n, nil))
+			_, err := importInto(t.Context(), s, docsOf(n, nil))
 			return err
 		}
 		m := sample(fmt.Sprintf("%06d", n/2))
@@ -616,9 +638,9 @@ func conformContext(t *testing.T, s Store, _ spoiler) {
 	wantErr(t, s.Insert(ctx, sample("a")), context.Canceled)
 	_, err := s.Get(ctx, "a")
 	wantErr(t, err, context.Canceled)
-	_, err = s.List(ctx, "", 1)
+	_, err = list(ctx, s, "", 1)
 	wantErr(t, err, context.Canceled)
-	_, err = s.Import(ctx, docsOf(3, nil))
+	_, err = importInto(ctx, s, docsOf(3, nil))
 	wantErr(t, err, context.Canceled)
 	wantErr(t, s.Check(ctx), context.Canceled)
 	ids, _ := walk(t, s, 10)

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/urbandata/urbandata/authserver"
 	"github.com/urbandata/urbandata/keys"
@@ -23,13 +22,15 @@ import (
 // authnFlags are the settings of authn that `up` has too.
 type authnFlags struct {
 	CORSOrigin      []string          `name:"cors-origin" placeholder:"ORIGIN" env:"URBANDATA_CORS_ORIGINS" help:"Let pages of this origin call the API from a browser, such as https://map.example. Repeatable; several with , between. (${env})"`
-	SigningAlg      string            `placeholder:"ALG" env:"URBANDATA_AUTH_SIGNING_ALG" help:"Sign for every audience with this algorithm, RS256 or EdDSA. Otherwise inmuebles gets EdDSA and others RS256. (${env})"`
+	SigningAlg      string            `placeholder:"ALG" env:"URBANDATA_AUTH_SIGNING_ALG" help:"Sign for every audience with this algorithm, one of --keys-algorithms. Otherwise inmuebles gets EdDSA and others RS256. (${env})"`
 	Audience        map[string]string `placeholder:"NAME=ALG[/TYP]" env:"URBANDATA_AUTH_AUDIENCES" help:"Register an audience with its algorithm and, where its verifier refuses at+jwt, typ JWT: spring=RS256/JWT. Repeatable; several with ; between. (${env})"`
 	TokenLife       time.Duration     `default:"5m" env:"URBANDATA_AUTH_TOKEN_LIFE" help:"Life of an access token. (${env})"`
 	TokenBackdate   time.Duration     `default:"5s" env:"URBANDATA_AUTH_TOKEN_BACKDATE" help:"By how much iat lies in the past, for verifiers whose clock is behind. (${env})"`
 	RefreshGrace    time.Duration     `default:"10s" env:"URBANDATA_AUTH_REFRESH_GRACE" help:"How long a refresh token that was used already is answered with the current one. (${env})"`
 	RefreshIdle     time.Duration     `default:"168h" env:"URBANDATA_AUTH_REFRESH_IDLE" help:"A session ends when it isn't refreshed for this long. (${env})"`
 	SessionLifetime time.Duration     `default:"2160h" env:"URBANDATA_AUTH_SESSION_LIFETIME" help:"A session ends at this age. (${env})"`
+	accountFlags    `embed:""`
+	Policy          policyFlags `embed:""`
 }
 
 type authserverCmd struct {
@@ -73,30 +74,48 @@ func (c *authserverCmd) Run(p *program, l *logging) error {
 	if err := g.listenDebug(p, c.MetricsListen, "127.0.0.1:9000"); err != nil {
 		return err
 	}
-	if err := g.addAuthn(p, &c.authnFlags, c.Issuer, url, sealer, listener, c.Drain); err != nil {
+	if err := g.addAuthn(p, &c.authnFlags, c.Issuer, url, sealer, listener, c.Drain, nil); err != nil {
 		return errors.Join(err, g.close())
+	}
+	if c.SMTPServer == "" {
+		log.Info("no mail server is set: no mail is sent, and nobody can reset a password or change an address")
 	}
 	log.Info("authn is up", slog.String("address", listener.Addr().String()), slog.String("issuer", c.Issuer))
 	return g.run(p.ctx)
 }
 
 // addAuthn opens authn's database, brings it up to date, makes sure of the
-// keys, and adds the server to the group.
-func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer keys.Sealer, l net.Listener, drain drainFlags) error {
+// keys, and adds the server to the group. mailer is used if no mail server is
+// set.
+func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer keys.Sealer, l net.Listener, drain drainFlags, mailer authserver.Mailer) error {
 	if err := authserver.CheckIssuer(issuer); err != nil {
 		return wrongSetting("--issuer (URBANDATA_AUTH_ISSUER)", "%s", strings.TrimPrefix(err.Error(), "the issuer "))
 	}
-	audiences, alg, err := f.audiences()
+	if f.TokenLife < time.Second || f.TokenLife > 24*time.Hour {
+		return wrongSetting("--token-life (URBANDATA_AUTH_TOKEN_LIFE)", "it must lie between 1s and 24h; nothing calls an access token back")
+	}
+	policy, err := f.Policy.policy(f.TokenLife)
 	if err != nil {
 		return err
 	}
-	policy := keys.DefaultPolicy()
-	policy.TokenLife = f.TokenLife
-	if short := policy.MinRetention() - policy.Retention; short > 0 {
-		policy.Retention += short // a key stays published as long as its tokens live
+	audiences, alg, err := f.audiences(policy)
+	if err != nil {
+		return err
 	}
-	if f.TokenLife < time.Second || f.TokenLife > 24*time.Hour {
-		return wrongSetting("--token-life (URBANDATA_AUTH_TOKEN_LIFE)", "it must lie between 1s and 24h; nothing calls an access token back")
+	accounts, err := f.accounts(p, issuer, mailer)
+	if err != nil {
+		return err
+	}
+	proxies, err := f.proxies()
+	if err != nil {
+		return err
+	}
+	if f.Limits == limitsOff {
+		g.log.Warn("LIMITS ARE OFF: anybody may try as many passwords as the machine can check (--limits, URBANDATA_AUTH_LIMITS)")
+	}
+	accounts.Now, accounts.Sealer = p.now, sealer
+	for _, warning := range policy.Warnings() {
+		g.log.Warn(warning)
 	}
 
 	db, err := openAuthn(p.ctx, authSetting, url)
@@ -113,7 +132,7 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	}
 	var keeper *keys.Keeper
 	keeper, err = keys.NewKeeper(keys.NewSQLStore(db.Write), sealer, policy, keys.Options{
-		Name: fmt.Sprintf("%s/%d", hostname, os.Getpid()), Logger: g.log,
+		Name: fmt.Sprintf("%s/%d", hostname, os.Getpid()), Logger: g.log, Now: p.now,
 		Probe: probeJWKS(issuer, func() *keys.Keeper { return keeper }),
 	})
 	if err != nil {
@@ -137,7 +156,7 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 			return nil
 		})
 	}
-	registerKeyMetrics(g.metrics, keeper)
+	g.metrics.MustRegister(&keyMetrics{keeper})
 
 	store, err := authserver.NewStore(p.ctx, db.Write, db.Read)
 	if err != nil {
@@ -145,14 +164,12 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	}
 	g.closers = append(g.closers, store.Close)
 	server, err := authserver.New(authserver.Options{
-		Issuer: issuer, Keys: keeper, Log: g.log, Metrics: g.metrics, Version: version(),
-		Accounts: authserver.NewAccounts(store, authserver.SessionLimits{
-			Grace: f.RefreshGrace, Idle: f.RefreshIdle, Lifetime: f.SessionLifetime,
-		}, nil),
-		Audiences: audiences, SigningAlg: alg, Backdate: f.TokenBackdate, Origins: f.CORSOrigin,
+		Issuer: issuer, Keys: keeper, Log: g.log, Metrics: g.metrics, Version: version(), Now: p.now,
+		Accounts:  authserver.NewAccounts(store, accounts),
+		Audiences: audiences, SigningAlg: alg, Backdate: f.TokenBackdate, Origins: f.CORSOrigin, Proxies: proxies,
 	})
 	if errors.Is(err, authserver.ErrOptions) {
-		return wrongSetting("authserver", "%s", err)
+		return wrongSetting("--audience, --signing-alg or --keys-algorithms", "%s", strings.TrimPrefix(err.Error(), authserver.ErrOptions.Error()+": "))
 	}
 	if err != nil {
 		return err
@@ -177,61 +194,21 @@ func authnSet(db *database.SQL) migrations.Set {
 }
 
 // audiences reads --audience and --signing-alg.
-func (f *authnFlags) audiences() (map[string]authserver.Audience, jose.SignatureAlgorithm, error) {
+func (f *authnFlags) audiences(policy keys.Policy) (map[string]authserver.Audience, jose.SignatureAlgorithm, error) {
 	audiences := map[string]authserver.Audience{}
 	for name, value := range f.Audience {
 		alg, typ, ok := strings.Cut(value, "/")
 		if !ok {
 			typ = token.TypeAccess
 		}
-		if name == "" || !knownAlg(alg) || typ != token.TypeAccess && typ != token.TypeJWT {
+		if name == "" || !knows(policy, alg) || typ != token.TypeAccess && typ != token.TypeJWT {
 			return nil, "", wrongSetting("--audience (URBANDATA_AUTH_AUDIENCES)",
-				"it must be NAME=ALG or NAME=ALG/TYP, with ALG RS256 or EdDSA and TYP at+jwt or JWT, such as spring=RS256/JWT")
+				"it must be NAME=ALG or NAME=ALG/TYP, with ALG one of --keys-algorithms and TYP at+jwt or JWT, such as spring=RS256/JWT")
 		}
 		audiences[name] = authserver.Audience{Alg: jose.SignatureAlgorithm(alg), Type: typ}
 	}
-	if f.SigningAlg != "" && !knownAlg(f.SigningAlg) {
-		return nil, "", wrongSetting("--signing-alg (URBANDATA_AUTH_SIGNING_ALG)", "it must be RS256 or EdDSA")
+	if f.SigningAlg != "" && !knows(policy, f.SigningAlg) {
+		return nil, "", wrongSetting("--signing-alg (URBANDATA_AUTH_SIGNING_ALG)", "it must be one of --keys-algorithms")
 	}
 	return audiences, jose.SignatureAlgorithm(f.SigningAlg), nil
-}
-
-func knownAlg(alg string) bool {
-	for _, a := range keys.DefaultPolicy().Algorithms {
-		if string(a) == alg {
-			return true
-		}
-	}
-	return false
-}
-
-// registerKeyMetrics shows what an operator wants to be woken for.
-func registerKeyMetrics(reg prometheus.Registerer, keeper *keys.Keeper) {
-	counter := func(name, help string, value func(keys.Stats) float64) {
-		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "urbandata_keys_" + name, Help: help},
-			func() float64 { return value(keeper.Stats()) }))
-	}
-	gauge := func(name, help string, value func(keys.Stats) float64) {
-		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "urbandata_keys_" + name, Help: help},
-			func() float64 { return value(keeper.Stats()) }))
-	}
-	counter("ticks_total", "Looks at the stored ring.", func(s keys.Stats) float64 { return float64(s.Ticks) })
-	counter("tick_failures_total", "Looks that failed.", func(s keys.Stats) float64 { return float64(s.Failures) })
-	counter("conflicts_total", "Changes that another replica made first.", func(s keys.Stats) float64 { return float64(s.Conflicts) })
-	gauge("ring_version", "Version of the ring in memory.", func(s keys.Stats) float64 { return float64(s.Version) })
-	gauge("ring_read_timestamp_seconds", "When the ring in memory was last known to be the stored one.",
-		func(s keys.Stats) float64 { return float64(s.ReadAt.UnixMilli()) / 1000 })
-	for _, alg := range keeper.Policy().Algorithms {
-		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "urbandata_keys_next_transition_timestamp_seconds", Help: "When the signing key of an algorithm is due to change.",
-			ConstLabels: prometheus.Labels{"alg": string(alg)},
-		}, func() float64 {
-			if k := keeper.Ring().Signing(alg); k != nil {
-				if _, at, ok := k.Next(); ok {
-					return float64(at.UnixMilli()) / 1000
-				}
-			}
-			return 0
-		}))
-	}
 }

@@ -7,7 +7,7 @@
 // ending in _FILE names (settings.go).
 //
 // Exit codes: 0 done · 1 failed · 2 a wrong setting or argument, said in one
-// sentence on standard error.
+// sentence on standard error. Commands that judge have more, in their --help.
 package cli
 
 import (
@@ -19,6 +19,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 )
@@ -35,6 +36,7 @@ type program struct {
 	ctx    context.Context
 	args   []string // as given, to tell a flag from a variable
 	getenv func(string) string
+	now    func() time.Time // authn's clock; time.Now if nil
 	stdin  io.Reader
 	stdout io.Writer
 	stderr io.Writer
@@ -48,10 +50,15 @@ type commands struct {
 	Up             upCmd             `cmd:"" default:"withargs" help:"Run both services in one process on embedded databases (what a bare call does)."`
 	Authserver     authserverCmd     `cmd:"" help:"Run authn: users, sessions, tokens and keys."`
 	Resourceserver resourceserverCmd `cmd:"" help:"Run inmuebles: the properties API."`
+	VerifyProxy    verifyProxyCmd    `cmd:"" help:"Verify tokens for a reverse proxy: nginx, Traefik, Caddy."`
 	Migrate        migrateCmd        `cmd:"" help:"Bring the databases up to date and exit."`
-	Import         importCmd         `cmd:"" help:"Load inmuebles from a CSV file: all of it or nothing."`
+	Import         importCmd         `cmd:"" help:"Load inmuebles from a CSV or NDJSON file."`
+	Export         exportCmd         `cmd:"" help:"Write all inmuebles as CSV, NDJSON, JSON or GeoJSON."`
+	Seed           seedCmd           `cmd:"" help:"Store made-up inmuebles, to try things out."`
 	Users          usersCmd          `cmd:"" help:"Create, list and disable users; set a password."`
-	Keys           keysCmd           `cmd:"" help:"Look at the signing keys."`
+	Clients        clientsCmd        `cmd:"" help:"Register programs that get tokens in their own name."`
+	Audiences      audiencesCmd      `cmd:"" help:"Register whom tokens are for."`
+	Keys           keysCmd           `cmd:"" help:"Look at the signing keys, rotate, revoke, import and export them."`
 	Token          tokenCmd          `cmd:"" help:"Look into an access token."`
 	Version        versionCmd        `cmd:"" help:"Print the version."`
 }
@@ -62,12 +69,16 @@ A bare call runs both on embedded databases in ./urbandata-data. Each setting is
 
 // Main runs the program and returns its exit code. SIGINT and SIGTERM end it
 // in good order; a second one ends it at once.
-func Main() int {
+func Main() int { return MainAt(time.Now) }
+
+// MainAt is Main with another clock for authn. The drill runs a replica whose
+// clock is wrong with it; there is no setting for that.
+func MainAt(now func() time.Time) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // from here on the next signal kills
 	return run(&program{
-		ctx: ctx, args: os.Args[1:], getenv: os.Getenv,
+		ctx: ctx, args: os.Args[1:], getenv: os.Getenv, now: now,
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
 	})
 }
@@ -99,9 +110,12 @@ func run(p *program) int {
 	}
 	err = command.Run(p, &c.Logging)
 	var wrong *settingError
+	var verdict *verdictError
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &verdict):
+		return verdict.code
 	case p.ctx.Err() != nil && errors.Is(err, context.Canceled):
 		fmt.Fprintln(p.stderr, "urbandata: interrupted before it was done; nothing is half done")
 		return exitFailed

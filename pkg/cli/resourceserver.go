@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/urbandata/urbandata/authserver"
 	"github.com/urbandata/urbandata/migrations"
@@ -24,12 +27,22 @@ type resourceserverCmd struct {
 	Issuer        string     `default:"http://127.0.0.1:8000" placeholder:"URL" env:"URBANDATA_API_ISSUER" help:"The iss that tokens must have, byte for byte. (${env}, ${default})"`
 	JWKSURL       string     `name:"jwks-url" placeholder:"URL" env:"URBANDATA_API_JWKS_URL" help:"Where the issuer's keys are fetched; the issuer's /.well-known/jwks.json if not set. (${env})"`
 	AllowHTTP     bool       `name:"allow-http-jwks" env:"URBANDATA_API_ALLOW_HTTP_JWKS" help:"Fetch the keys without TLS from another machine. Who can write to the network between can then make any token. (${env})"`
+	JWKSCacheFile string     `name:"jwks-cache-file" placeholder:"PATH" env:"URBANDATA_API_JWKS_CACHE_FILE" help:"Keep the last good key set here, so that this server can start while the issuer is down. Each replica needs its own. (${env})"`
+	VerifierName  string     `placeholder:"NAME" env:"URBANDATA_API_VERIFIER_NAME" help:"What this server is called when it asks the issuer for keys: up to 64 visible ASCII characters. (${env}, inmuebles@HOSTNAME)"`
+	TokenCacheMB  int64      `name:"token-cache-mb" default:"16" placeholder:"N" env:"URBANDATA_API_TOKEN_CACHE_MB" help:"Memory for verified tokens, in MiB; 0 verifies each token anew with every request. (${env}, ${default})"`
 	Audience      string     `default:"inmuebles" placeholder:"NAME" env:"URBANDATA_API_AUDIENCE" help:"The aud that tokens must have. (${env}, ${default})"`
 	CORSOrigin    []string   `name:"cors-origin" placeholder:"ORIGIN" env:"URBANDATA_CORS_ORIGINS" help:"Let pages of this origin call the API from a browser, such as https://map.example. Repeatable; several with , between. (${env})"`
+	inmueblesFlags `embed:""`
+
 	MetricsListen string     `default:"127.0.0.1:9001" placeholder:"ADDRESS" env:"URBANDATA_METRICS_LISTEN" help:"Where to serve /metrics and /debug/pprof; off for nowhere. (${env}, ${default})"`
 	Drain         drainFlags `embed:"" prefix:"drain-"`
 
 	inmueblesDatabase `embed:""`
+}
+
+// inmueblesFlags are the settings of the API, however it is run.
+type inmueblesFlags struct {
+	RequireIfMatch bool `env:"URBANDATA_API_REQUIRE_IF_MATCH" help:"Refuse a PUT, PATCH or DELETE without If-Match (428), so that nobody overwrites what they haven't seen. (${env})"`
 }
 
 // inmueblesDatabase is the setting of commands that work on the database of
@@ -65,6 +78,17 @@ func (c *resourceserverCmd) Run(p *program, l *logging) error {
 	if c.JWKSURL == "" {
 		c.JWKSURL = c.Issuer + jwksPath
 	}
+	if c.VerifierName == "" {
+		c.VerifierName = verifierName("inmuebles")
+	}
+	if c.JWKSCacheFile != "" {
+		if folder, err := os.Stat(filepath.Dir(c.JWKSCacheFile)); err != nil || !folder.IsDir() {
+			return wrongSetting("--jwks-cache-file (URBANDATA_API_JWKS_CACHE_FILE)", "its folder doesn't exist")
+		}
+	}
+	if c.TokenCacheMB < 0 || c.TokenCacheMB > maxTokenCacheMB {
+		return wrongSetting("--token-cache-mb (URBANDATA_API_TOKEN_CACHE_MB)", "%d is not from 0 to %d", c.TokenCacheMB, maxTokenCacheMB)
+	}
 	listener, err := listen(p, "--listen (URBANDATA_API_LISTEN)", c.Listen)
 	if err != nil {
 		return err
@@ -75,7 +99,9 @@ func (c *resourceserverCmd) Run(p *program, l *logging) error {
 	}
 	err = g.addInmuebles(p, verify.Options{
 		Issuer: c.Issuer, Audience: c.Audience, JWKSURL: c.JWKSURL, AllowHTTP: c.AllowHTTP, Logger: log,
-	}, url, listener, c.Drain, c.CORSOrigin)
+		Name: c.VerifierName, TokenCacheBytes: c.TokenCacheMB << 20,
+		Cache: verify.CacheOptions{File: c.JWKSCacheFile},
+	}, &c.inmueblesFlags, url, listener, c.Drain, c.CORSOrigin)
 	if err != nil {
 		return errors.Join(err, g.close())
 	}
@@ -83,37 +109,69 @@ func (c *resourceserverCmd) Run(p *program, l *logging) error {
 	return g.run(p.ctx)
 }
 
+// maxTokenCacheMB is far more than a replica has users for.
+const maxTokenCacheMB = 4096
+
+// verifierName tells the replicas of one service apart.
+func verifierName(service string) string {
+	host, err := os.Hostname()
+	name := service + "@" + host
+	if err != nil || host == "" || len(name) > 64 || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return service
+	}
+	return name
+}
+
 // addInmuebles opens the database of inmuebles, brings it up to date, and adds
 // the verifier and the server to the group.
-func (g *group) addInmuebles(p *program, o verify.Options, url string, l net.Listener, drain drainFlags, origins []string) error {
+func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, url string, l net.Listener, drain drainFlags, origins []string) error {
 	verifier, err := verify.New(o)
 	if err != nil {
-		return wrongSetting("--jwks-url (URBANDATA_API_JWKS_URL) or --audience (URBANDATA_API_AUDIENCE)", "%s", err)
+		return wrongSetting("--jwks-url (URBANDATA_API_JWKS_URL), --audience (URBANDATA_API_AUDIENCE) or --verifier-name (URBANDATA_API_VERIFIER_NAME)", "%s", err)
 	}
 	store, closer, err := openInmuebles(p.ctx, url)
 	if err != nil {
 		return err
 	}
 	g.closers = append(g.closers, closer)
+	cursorKey, err := store.CursorKey(p.ctx)
+	if err != nil {
+		return err
+	}
 	server, err := resourceserver.New(resourceserver.Options{
 		Store: store, Verifier: verifier, Log: g.log, Metrics: g.metrics, Version: version(), Origins: origins,
+		RequireIfMatch: f.RequireIfMatch, CursorKey: cursorKey,
 	})
 	if err != nil {
 		return err
 	}
 	g.background = append(g.background, verifier.Run)
+	if m, ok := store.(*resourceserver.Mongo); ok {
+		g.background = append(g.background, m.Run)
+	}
 	g.serve("inmuebles", l, server, server.Health, drain)
 	return nil
 }
 
+// inmueblesStore is a store with the secret that its servers share.
+type inmueblesStore interface {
+	resourceserver.Store
+	CursorKey(ctx context.Context) ([]byte, error)
+}
+
 // openInmuebles opens the store that a URL names, migrated.
-func openInmuebles(ctx context.Context, url string) (resourceserver.Store, func() error, error) {
+func openInmuebles(ctx context.Context, url string) (inmueblesStore, func() error, error) {
 	if kind, err := database.KindOf(url); err == nil && kind == database.MongoDB {
 		db, err := database.OpenMongo(ctx, url)
 		if err != nil {
 			return nil, nil, apiSetting.wrong(err)
 		}
-		return resourceserver.NewMongo(db), func() error { return db.Client().Disconnect(context.WithoutCancel(ctx)) }, nil
+		store := resourceserver.NewMongo(db)
+		disconnect := func() error { return db.Client().Disconnect(context.WithoutCancel(ctx)) }
+		if err := store.Prepare(ctx); err != nil {
+			return nil, nil, errors.Join(err, disconnect())
+		}
+		return store, disconnect, nil
 	}
 	db, err := database.OpenSQL(ctx, url, database.Normal)
 	if err != nil {

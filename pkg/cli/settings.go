@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/urbandata/urbandata/keys"
@@ -22,6 +23,9 @@ const (
 	envAPIDatabase  = "URBANDATA_API_DATABASE"
 	envSealingKey   = "URBANDATA_SEALING_KEY"
 	envPassword     = "URBANDATA_PASSWORD" //nolint:gosec // the variable's name
+
+	envSealingPassphrase = "URBANDATA_SEALING_PASSPHRASE" //nolint:gosec // the variable's name
+	envKeyPassphrase     = "URBANDATA_KEY_PASSPHRASE"     //nolint:gosec // the variable's name
 )
 
 // settingError is a wrong setting: one sentence that names it and the fix.
@@ -148,24 +152,50 @@ func (p *program) databaseURL(from databaseSetting, value, fallback string, kind
 }
 
 // sealer makes the sealer of signing keys from --sealing-key-file or, where
-// that is empty, from the variable.
+// that is empty, from the variable, and from passphrases. With both, the
+// sealing key seals and the passphrases only open.
 func (p *program) sealer(path string) (keys.Sealer, error) {
 	setting, raw := "--sealing-key-file (URBANDATA_SEALING_KEY_FILE)", []byte(nil)
+	passphrases, err := p.passphraseSealer()
+	if err != nil {
+		return nil, err
+	}
 	switch value := p.getenv(envSealingKey); {
 	case value != "" && path != "":
 		return nil, wrongSetting(setting, "it is set, and %s is set too; unset one of them", envSealingKey)
 	case path != "":
-		var err error
 		if raw, err = readSecretFile(setting, path); err != nil {
 			return nil, err
 		}
 	case value != "":
 		setting, raw = envSealingKey, []byte(value)
+	case passphrases != nil:
+		return passphrases, nil
 	default:
 		return nil, wrongSetting(setting,
 			"it is not set, and signing keys are not stored unsealed; name a file with 32 random bytes in base64, as made by: openssl rand -base64 32")
 	}
-	return parseSealer(setting, raw)
+	sealer, err := parseSealer(setting, raw)
+	if err != nil || passphrases == nil {
+		return sealer, err
+	}
+	return keys.JoinSealers(sealer, passphrases), nil
+}
+
+// passphraseSealer makes a sealer from the passphrases, one a line, the newest
+// first; nil when there is none.
+func (p *program) passphraseSealer() (keys.Sealer, error) {
+	text, err := p.secret(envSealingPassphrase)
+	if err != nil || text == "" {
+		return nil, err
+	}
+	lines := strings.Split(strings.ReplaceAll(text, "\r\n", "\n"), "\n")
+	lines = slices.DeleteFunc(lines, func(line string) bool { return line == "" })
+	sealer, err := keys.NewPassphraseSealer(lines[0], lines[1:]...)
+	if err != nil {
+		return nil, wrongSetting(envSealingPassphrase, "a passphrase must have %d characters or more; take six random words", keys.MinPassphrase)
+	}
+	return sealer, nil
 }
 
 func parseSealer(setting string, raw []byte) (keys.Sealer, error) {

@@ -17,13 +17,15 @@ import (
 )
 
 type upCmd struct {
-	AuthListen    string     `default:"127.0.0.1:8000" placeholder:"ADDRESS" env:"URBANDATA_AUTH_LISTEN" help:"Where authn listens. (${env}, ${default})"`
-	APIListen     string     `name:"api-listen" default:"127.0.0.1:8001" placeholder:"ADDRESS" env:"URBANDATA_API_LISTEN" help:"Where inmuebles listens. (${env}, ${default})"`
-	DataDir       string     `default:"${datadir}" placeholder:"PATH" env:"URBANDATA_DATA_DIR" help:"Folder of the databases and the sealing key, made if missing. (${env}, ${default})"`
-	Issuer        string     `placeholder:"URL" env:"URBANDATA_AUTH_ISSUER" help:"The iss of tokens; from --auth-listen if not set. (${env})"`
-	MetricsListen string     `default:"127.0.0.1:9000" placeholder:"ADDRESS" env:"URBANDATA_METRICS_LISTEN" help:"Where to serve /metrics and /debug/pprof; off for nowhere. (${env}, ${default})"`
-	Drain         drainFlags `embed:"" prefix:"drain-"`
-	authnFlags    `embed:""`
+	AuthListen     string     `default:"127.0.0.1:8000" placeholder:"ADDRESS" env:"URBANDATA_AUTH_LISTEN" help:"Where authn listens. (${env}, ${default})"`
+	APIListen      string     `name:"api-listen" default:"127.0.0.1:8001" placeholder:"ADDRESS" env:"URBANDATA_API_LISTEN" help:"Where inmuebles listens. (${env}, ${default})"`
+	DataDir        string     `default:"${datadir}" placeholder:"PATH" env:"URBANDATA_DATA_DIR" help:"Folder of the databases and the sealing key, made if missing. (${env}, ${default})"`
+	Issuer         string     `placeholder:"URL" env:"URBANDATA_AUTH_ISSUER" help:"The iss of tokens; from --auth-listen if not set. (${env})"`
+	MetricsListen  string     `default:"127.0.0.1:9000" placeholder:"ADDRESS" env:"URBANDATA_METRICS_LISTEN" help:"Where to serve /metrics and /debug/pprof; off for nowhere. (${env}, ${default})"`
+	Drain          drainFlags `embed:"" prefix:"drain-"`
+	Demo           bool       `env:"URBANDATA_DEMO" help:"Store 500 made-up inmuebles to try things out, unless they are there. (${env})"`
+	authnFlags     `embed:""`
+	inmueblesFlags `embed:""`
 }
 
 // Help is shown by --help.
@@ -58,17 +60,33 @@ func (c *upCmd) Run(p *program, l *logging) error {
 	if err := g.listenDebug(p, c.MetricsListen, "127.0.0.1:9000"); err != nil {
 		return err
 	}
-	err = g.addAuthn(p, &c.authnFlags, c.Issuer, authFile(c.DataDir), sealer, auth, c.Drain)
+	err = g.addAuthn(p, &c.authnFlags, c.Issuer, authFile(c.DataDir), sealer, auth, c.Drain, console{p.stdout})
+	if err == nil && c.Demo {
+		err = seedDemo(p.ctx, apiFile(c.DataDir))
+	}
 	if err == nil {
 		err = g.addInmuebles(p, verify.Options{
 			Issuer: c.Issuer, Audience: authserver.InmueblesAudience, JWKSURL: authURL + jwksPath, Logger: log,
-		}, apiFile(c.DataDir), api, c.Drain, c.CORSOrigin)
+			Name: verifierName("inmuebles"), TokenCacheBytes: verify.DefaultTokenCacheBytes,
+		}, &c.inmueblesFlags, apiFile(c.DataDir), api, c.Drain, c.CORSOrigin)
 	}
 	if err != nil {
 		return errors.Join(err, g.close())
 	}
 	c.banner(p, authURL, apiURL, g.debug)
 	return g.run(p.ctx)
+}
+
+// demoSize is how many inmuebles --demo makes up.
+const demoSize = 500
+
+func seedDemo(ctx context.Context, url string) error {
+	store, closer, err := openInmuebles(ctx, url)
+	if err != nil {
+		return err
+	}
+	_, err = seed(ctx, store, 1, demoSize, "")
+	return errors.Join(err, closer())
 }
 
 // localURL is how a listener is reached from this machine.
@@ -150,6 +168,10 @@ func (c *upCmd) banner(p *program, authURL, apiURL string, debug net.Listener) {
 	if debug != nil {
 		metrics = "http://" + debug.Addr().String() + "/metrics"
 	}
+	mail := "by " + c.SMTPServer
+	if c.SMTPServer == "" {
+		mail = "printed here, links too: no mail server is set (--smtp-server)"
+	}
 	post := `curl -sS -H 'Content-Type: application/json'`
 	example, err := json.Marshal(exampleInmueble)
 	if err != nil { // plain values
@@ -158,12 +180,13 @@ func (c *upCmd) banner(p *program, authURL, apiURL string, debug net.Listener) {
 	fmt.Fprintf(p.stdout, `authn      %[1]s  docs %[1]s/docs  keys %[1]s%[3]s
 inmuebles  %[2]s  docs %[2]s/docs  metrics %[4]s
 data       %[5]s  (Ctrl-C stops; the data stays)
+mail       %[8]s
 # register, log in, create, list:
 %[6]s %[1]s/authn/register -d '{"email":"ana@example.es","password":"una frase larga y mia","first_name":"Ana","last_name":"Ruiz","company":"Casas"}'
 TOKEN=$(%[6]s %[1]s/authn/token -d '{"email":"ana@example.es","password":"una frase larga y mia"}' | sed 's/.*"access":"\([^"]*\)".*/\1/')
 %[6]s -H "Authorization: Bearer $TOKEN" %[2]s/inmuebles -d '%[7]s'
 curl -sS -H "Authorization: Bearer $TOKEN" %[2]s/inmuebles
-`, authURL, apiURL, jwksPath, metrics, absolute(c.DataDir), post, strings.ReplaceAll(string(example), "'", `'\''`))
+`, authURL, apiURL, jwksPath, metrics, absolute(c.DataDir), post, strings.ReplaceAll(string(example), "'", `'\''`), mail)
 }
 
 func absolute(path string) string {

@@ -24,6 +24,8 @@ type usersCmd struct {
 	List        usersListCmd        `cmd:"" help:"List users."`
 	SetPassword usersSetPasswordCmd `cmd:"" help:"Give a user another password, enable the account and end its sessions."`
 	Disable     usersDisableCmd     `cmd:"" help:"Keep a user from logging in and end the sessions."`
+	RemoveTOTP  usersRemoveTOTPCmd  `cmd:"" name:"remove-totp" help:"Turn a user's second factor off, for who has lost the device and the recovery codes."`
+	Import      usersImportCmd      `cmd:"" help:"Bring users along with their passwords, from Django or CSV: all or none."`
 }
 
 // authnDatabase is the setting of commands that work on authn's database,
@@ -64,7 +66,7 @@ func (d *authnDatabase) accounts(p *program, f func(*authserver.Accounts) error)
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	err = f(authserver.NewAccounts(store, authserver.DefaultSessionLimits(), nil))
+	err = f(authserver.NewAccounts(store, authserver.AccountsOptions{}))
 	var field *authserver.FieldError
 	switch {
 	case errors.Is(err, authserver.ErrNoUser):
@@ -176,6 +178,9 @@ func (c *usersListCmd) Run(p *program) error {
 				if u.Disabled {
 					state = "disabled"
 				}
+				if u.EraseAt != nil {
+					state = "erased " + u.EraseAt.Format(time.DateOnly)
+				}
 				fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", u.ID, u.Email, strings.Trim(fmt.Sprint(u.Roles), "[]"), u.CreatedAt.Format(time.DateOnly), state)
 			}
 			if len(users) < page {
@@ -221,6 +226,22 @@ func (c *usersDisableCmd) Run(p *program) error {
 			return err
 		}
 		_, err := fmt.Fprintln(p.stdout, "disabled; all sessions have ended, and access tokens that are out expire within the token life (5 minutes unless set)")
+		return err
+	})
+}
+
+type usersRemoveTOTPCmd struct {
+	Email         string `arg:"" help:"The user's e-mail address."`
+	authnDatabase `embed:""`
+}
+
+// Run turns the second factor off.
+func (c *usersRemoveTOTPCmd) Run(p *program) error {
+	return c.accounts(p, func(a *authserver.Accounts) error {
+		if err := a.RemoveSecondFactor(p.ctx, c.Email); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(p.stdout, "the second factor is off: the password alone logs in")
 		return err
 	})
 }

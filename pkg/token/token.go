@@ -109,10 +109,25 @@ const (
 	ScopeInmueblesRead  = "inmuebles:read"  // read every inmueble
 	ScopeInmueblesWrite = "inmuebles:write" // create inmuebles, change and delete one's own
 	ScopeInmueblesAdmin = "inmuebles:admin" // change and delete anyone's
+	ScopeKeysAdmin      = "keys:admin"      // look at, rotate and revoke signing keys
 )
 
 // Has reports whether the set holds name.
 func (s Scope) Has(name string) bool { return slices.Contains(s, name) }
+
+// Scopes lists the scopes that exist, sorted.
+func Scopes() []string { return ScopesOf(Roles()) }
+
+// Intersect returns the names that are in both sets, in the order of s.
+func (s Scope) Intersect(other Scope) Scope {
+	both := Scope{}
+	for _, name := range s {
+		if other.Has(name) {
+			both = append(both, name)
+		}
+	}
+	return both
+}
 
 // ParseScope splits a scope string at its spaces.
 func ParseScope(s string) Scope { return strings.Fields(s) }
@@ -149,7 +164,7 @@ var grants = map[Role]Scope{
 	RoleViewer: {ScopeInmueblesRead},
 	RoleUser:   {ScopeInmueblesRead, ScopeInmueblesWrite},
 	RoleEditor: {ScopeInmueblesRead, ScopeInmueblesWrite, ScopeInmueblesAdmin},
-	RoleAdmin:  {ScopeInmueblesRead, ScopeInmueblesWrite, ScopeInmueblesAdmin},
+	RoleAdmin:  {ScopeInmueblesRead, ScopeInmueblesWrite, ScopeInmueblesAdmin, ScopeKeysAdmin},
 }
 
 // Valid reports whether r is a role that exists.

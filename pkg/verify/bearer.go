@@ -11,6 +11,9 @@ import (
 // a scheme before it.
 const LegacyHeader = "access-token"
 
+// legacyKey is LegacyHeader in canonical form.
+var legacyKey = http.CanonicalHeaderKey(LegacyHeader)
+
 // The error codes of RFC 6750 §3.1.
 const (
 	codeRequest = "invalid_request"
@@ -28,11 +31,20 @@ const (
 // either header is there twice or the two differ, [ErrMalformed] if what is
 // there can't be a token by its syntax.
 func TokenFromRequest(r *http.Request) (string, error) {
+	raw, err := carried(r)
+	if err == nil && !token68(raw) {
+		return "", fmt.Errorf("%w: not the syntax of a token", ErrMalformed)
+	}
+	return raw, err
+}
+
+// carried is [TokenFromRequest] without the look at the syntax.
+func carried(r *http.Request) (string, error) {
 	authorization, err := single(r.Header, "Authorization")
 	if err != nil {
 		return "", err
 	}
-	legacy, err := single(r.Header, LegacyHeader)
+	legacy, err := single(r.Header, legacyKey)
 	if err != nil {
 		return "", err
 	}
@@ -44,20 +56,18 @@ func TokenFromRequest(r *http.Request) (string, error) {
 	switch {
 	case bearer == "" && legacy == "":
 		return "", ErrMissing
-	case bearer != "" && legacy != "" && bearer != legacy:
-		return "", fmt.Errorf("%w: Authorization and %s differ", ErrAmbiguous, LegacyHeader)
 	case bearer == "":
-		bearer = legacy
-	}
-	if !token68(bearer) {
-		return "", fmt.Errorf("%w: not the syntax of a token", ErrMalformed)
+		return legacy, nil
+	case legacy != "" && bearer != legacy:
+		return "", fmt.Errorf("%w: Authorization and %s differ", ErrAmbiguous, LegacyHeader)
 	}
 	return bearer, nil
 }
 
-// single returns the value of a header that may be there once.
+// single returns the value of a header that may be there once. The name is in
+// canonical form.
 func single(h http.Header, name string) (string, error) {
-	switch values := h.Values(name); len(values) {
+	switch values := h[name]; len(values) {
 	case 0:
 		return "", nil
 	case 1:

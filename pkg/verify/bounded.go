@@ -47,7 +47,8 @@ type absentees struct {
 
 func (a *absentees) has(kid string, now time.Time) bool {
 	until, ok := a.until[kid]
-	return ok && now.Before(until)
+	// Further ahead than absentFor is an entry only if the clock went back.
+	return ok && now.Before(until) && until.Sub(now) <= absentFor
 }
 
 func (a *absentees) add(kid string, now time.Time) {

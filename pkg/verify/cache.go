@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,7 +35,9 @@ const (
 // headers, and replaced as a whole.
 type snapshot struct {
 	set     *KeySet
+	doc     []byte // what set was read from; nil without a file to keep it in
 	etag    string
+	file    bool      // it was read from the file, and not confirmed since
 	fetched time.Time // when the issuer last said that this is the set
 	stale   time.Time // from here on it should have been replaced
 	expires time.Time // from here on it must not be used; zero: never
@@ -51,10 +54,12 @@ type cache struct {
 	current atomic.Pointer[snapshot]
 
 	fetcher *fetcher // nil: the set is fixed
+	file    *keyFile // nil: there is none
 	options CacheOptions
 	now     func() time.Time
 	log     *slog.Logger
 	hook    func(Fetch)
+	changed func() // called when another set has taken the place of one; nil: nobody
 
 	first chan struct{} // closed when the first set has come
 	wake  chan struct{} // tells run that there is a flight to make
@@ -65,6 +70,7 @@ type cache struct {
 	waiting int
 	budget  bucket
 	absent  absentees
+	patient time.Time // until then the issuer wants to be left alone
 	stats   Stats
 	last    error // of the last attempt
 }
@@ -90,6 +96,9 @@ func newCache(o Options) *cache {
 		return c
 	}
 	c.fetcher = newFetcher(o)
+	if o.Cache.File != "" {
+		c.file = &keyFile{path: o.Cache.File, issuer: o.Issuer, url: o.JWKSURL, limit: o.Cache.MaxKeySetBytes}
+	}
 	return c
 }
 
@@ -140,6 +149,9 @@ func (c *cache) join(kid string, snap *snapshot) (f *flight, mine bool) {
 	case c.current.Load() != snap:
 		return nil, false
 	case c.flight != nil:
+	case c.toWait(now) > 0:
+		c.stats.Denied++
+		return nil, false
 	case !c.budget.take(now):
 		c.stats.Denied++
 		return nil, false
@@ -189,13 +201,10 @@ func orUnknown(err error) error {
 }
 
 // run fetches until ctx ends: at once, then ahead of each set's end, after a
-// failure with growing pauses, and when join asks for it.
-func (c *cache) run(ctx context.Context) error {
+// failure with growing pauses, and when join asks for it. When the very first
+// attempt fails it looks for a set on disk.
+func (c *cache) run(ctx context.Context) {
 	c.mu.Lock()
-	if c.running {
-		c.mu.Unlock()
-		return ErrRunning
-	}
 	c.running = true
 	c.flight = &flight{done: make(chan struct{})}
 	c.mu.Unlock()
@@ -203,14 +212,14 @@ func (c *cache) run(ctx context.Context) error {
 
 	if c.fetcher == nil {
 		<-ctx.Done()
-		return nil
+		return
 	}
 	failures := 0
 	for {
 		f := c.take()
 		ok := c.refresh(ctx, f)
 		if ctx.Err() != nil {
-			return nil
+			return
 		}
 		if failures++; ok {
 			failures = 0
@@ -223,7 +232,7 @@ func (c *cache) run(ctx context.Context) error {
 		}
 		timer.Stop()
 		if ctx.Err() != nil {
-			return nil
+			return
 		}
 	}
 }
@@ -279,7 +288,20 @@ func (c *cache) pause(failures int) time.Duration {
 	if n := failures - 1; n < 7 {
 		d = min(firstRetry<<n, lastRetry)
 	}
-	return d/2 + jitter(d/2)
+	c.mu.Lock()
+	wait := c.toWait(c.now())
+	c.mu.Unlock()
+	return max(d/2+jitter(d/2), wait+jitter(wait/10))
+}
+
+// toWait is for how long the issuer still wants to be left alone
+// (Retry-After). c.mu is held.
+func (c *cache) toWait(now time.Time) time.Duration {
+	left := c.patient.Sub(now)
+	if left < 0 || left > maxRetryAfter { // over, or the clock went back
+		return 0
+	}
+	return left
 }
 
 // jitter is a random duration in [0, d].
@@ -316,14 +338,20 @@ func (c *cache) refresh(ctx context.Context, f *flight) (ok bool) {
 		} else {
 			next.set, next.headers = old.set, old.headers
 		}
-		c.current.Store(next)
-		if old == nil {
-			close(c.first)
+		if next.doc = got.doc; got.set == nil {
+			next.doc = old.doc
 		}
+		c.hold(next)
+	} else if old == nil {
+		c.restore(asked)
 	}
 
 	c.mu.Lock()
 	c.last = err
+	c.patient = time.Time{}
+	if got.wait > 0 {
+		c.patient = asked.Add(took + got.wait)
+	}
 	c.stats.Fetches++
 	if err != nil {
 		c.stats.Failures++
@@ -338,7 +366,53 @@ func (c *cache) refresh(ctx context.Context, f *flight) (ok bool) {
 	c.mu.Unlock()
 	c.land(f, err == nil)
 	c.report(f, got, took, changed, err)
+	if err == nil && c.file != nil {
+		held := c.current.Load()
+		if err := c.file.save(held.doc, held.fetched, got.life); err != nil {
+			c.log.Warn("key set not kept on disk", "file", c.file.path, "error", err.Error())
+		}
+	}
 	return err == nil
+}
+
+// hold puts a snapshot in place.
+func (c *cache) hold(next *snapshot) {
+	if c.file == nil {
+		next.doc = nil
+	}
+	switch old := c.current.Swap(next); {
+	case old == nil:
+		close(c.first)
+	case old.set != next.set && c.changed != nil:
+		c.changed()
+	}
+}
+
+// restore puts the set on disk in place, if there is one that may be used.
+func (c *cache) restore(now time.Time) {
+	if c.file == nil {
+		return
+	}
+	set, fetched, life, err := c.file.load(now)
+	if err != nil {
+		if !errors.Is(err, os.ErrNotExist) {
+			c.log.Warn("key set on disk not used", "error", err.Error())
+		}
+		return
+	}
+	// The bounds are those of this process. No ETag: what comes next is to
+	// come from the issuer as a whole.
+	stale := fetched.Add(min(life, c.options.MaxAge))
+	next := &snapshot{
+		set: set, file: true, headers: new(headerCache),
+		fetched: fetched, stale: stale, expires: stale.Add(c.options.MaxStale),
+	}
+	if !next.usable(now) {
+		c.log.Warn("key set on disk not used", "file", c.file.path, "error", "it is too old", "fetched", fetched)
+		return
+	}
+	c.hold(next)
+	c.log.Warn("key set taken from disk, because the issuer can't be reached", "file", c.file.path, "fetched", fetched, "keys", set.size)
 }
 
 // report tells the log and the hook.
@@ -384,21 +458,44 @@ func (c *cache) snapshotStats() Stats {
 	s.Keys, s.Skipped = snap.set.size, len(snap.set.skipped)
 	s.Age = max(0, now.Sub(snap.fetched))
 	s.Usable = snap.usable(now)
+	s.FromFile = snap.file
 	s.Stale = !snap.expires.IsZero() && !now.Before(snap.stale)
 	return s
 }
 
-// Stats is the state of the key set and the counts of its fetches since New.
+// Stats is the state of the key set and of the token cache, and the counts
+// since New.
 type Stats struct {
-	Keys    int           // usable keys held
-	Skipped int           // members of the same document that are not used
-	Age     time.Duration // since the issuer last confirmed the set
-	Usable  bool          // tokens can be verified
-	Stale   bool          // the set has outlived what the issuer promised
+	Keys     int           // usable keys held
+	Skipped  int           // members of the same document that are not used
+	Age      time.Duration // since the issuer last confirmed the set
+	Usable   bool          // tokens can be verified
+	Stale    bool          // the set has outlived what the issuer promised
+	FromFile bool          // the set is that of CacheOptions.File: none was fetched yet
 
 	Fetches  uint64 // attempts
 	Failures uint64 // attempts that brought neither a usable set nor 304
 	OnDemand uint64 // attempts asked for by unknown kids
 	Denied   uint64 // unknown kids that found the budget empty
 	Changes  uint64 // times that the set became another, the first included
+
+	Tokens        int    // verified tokens held, expired ones included
+	TokenBytes    int64  // what they take, at most Options.TokenCacheBytes
+	TokensStored  uint64 // tokens that were verified and then kept
+	TokensEvicted uint64 // good ones given up for want of room
+}
+
+// add adds the stats of another issuer.
+func (s *Stats) add(o Stats) {
+	s.Keys += o.Keys
+	s.Skipped += o.Skipped
+	s.Age = max(s.Age, o.Age)
+	s.Usable = s.Usable && o.Usable
+	s.Stale = s.Stale || o.Stale
+	s.FromFile = s.FromFile || o.FromFile
+	s.Fetches += o.Fetches
+	s.Failures += o.Failures
+	s.OnDemand += o.OnDemand
+	s.Denied += o.Denied
+	s.Changes += o.Changes
 }

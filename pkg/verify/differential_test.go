@@ -102,7 +102,7 @@ func isCanonical(raw string) bool {
 
 // On tokens that are good, or wrong in ways that every library looks at, the
 // verdict is that of go-jose and of jwx. Where we are stricter by purpose
-// (typ, crit, duplicates, canonical form, …) TestHostileTokens has the cases.
+// (typ, crit, duplicates, canonical form, …) is the table of FuzzVerdicts.
 func TestVerdictsOfOtherLibraries(t *testing.T) {
 	issuer := verifytest.NewIssuer(t, verify.Algorithms()...)
 	now := time.Unix(2_000_000_000, 0)

@@ -17,18 +17,20 @@
 // [New] validates and starts nothing. [Verifier.Run] fetches the keys.
 // [Verifier.Check] says whether any are held, for a readiness probe. Handlers
 // read the claims with [FromContext]. Servers with their own way to answer
-// errors use [TokenFromRequest], [Verifier.Verify], [CheckScope] and
-// [Challenge]. Package verifytest is an issuer for tests.
+// errors use [Verifier.VerifyRequest], [CheckScope] and [Challenge]. [As] and
+// [Private] read claims of your own, [NewMulti] takes the tokens of several
+// issuers. Package verifytest is an issuer for tests. All of it needs nothing
+// but the standard library.
 //
 // # What is checked
 //
 // The checklist is numbered in verify.go, in this order: size and form, strict
 // header, no critical extension, alg, typ, kid, signature, strict claims, iss,
 // aud, exp, nbf, iat, sub, token_type (RFC 7515, RFC 7519, RFC 8725, RFC 9068
-// §4). A token passes all or is refused with one of the
-// sentinel errors. Only EdDSA (Ed25519), RS256, PS256 and ES256 exist. The
-// key decides the algorithm, and the header must agree. Keys, addresses and
-// certificates in the header are ignored.
+// §4). A token passes all or is refused with one of the sentinel errors. Only
+// EdDSA (Ed25519), RS256, PS256 and ES256 exist. The key decides the algorithm,
+// and the header must agree. Keys, addresses and certificates in the header are
+// ignored.
 //
 // Stricter than most libraries, on purpose: members that appear twice and text
 // that is not Unicode are refused, anywhere in header and claims; base64url
@@ -57,7 +59,11 @@
 //   - A new set replaces the old one as a whole: a key that is gone is gone.
 //     An answer that fails, is too long, can't be read, or has no usable key
 //     replaces nothing. A key that we can't use is skipped (see
-//     [ParseKeySet]). Redirects are followed within the origin only.
+//     [ParseKeySet]). Redirects are followed within the origin only. An issuer
+//     that says Retry-After is left alone for so long, up to a minute.
+//   - With CacheOptions.File the last good set is also on disk. It is looked at
+//     when the first fetch of a process has failed, and lives no longer there
+//     than in memory.
 //   - A token whose kid is not in the set asks for one fetch, which all such
 //     tokens of the moment share and wait for. It is claimed beforehand from a
 //     budget (five at once, one more every ten seconds), so made-up kids can't
@@ -70,11 +76,36 @@
 //   - A caller gives up waiting when its context ends, or the fetch does
 //     (FetchTimeout).
 //
+// # The token cache
+//
+// With Options.TokenCacheBytes a token that was found good is kept, and the
+// next request that carries it costs a look-up (0.14 µs, no allocation) instead
+// of a signature check (some 40 µs). What is trusted by that:
+//
+//   - That a token which was good is good still, but for what can change: its
+//     times are checked at each hit, and when the key set changes, or is too
+//     old to be used, every token kept is void in that instant.
+//   - The memory of this process, as for the keys themselves. It then holds
+//     tokens for as long as they take to be overwritten. Who can read it could
+//     read them in the requests as well, but not those of before.
+//
+// It trusts no hash: a token is compared as a whole. It is never asked for more
+// memory than its bound, and only good tokens are in it. How long an answer
+// takes shows whether a token was seen before, to who has the token.
+//
 // # What is trusted
 //
 // The key set's address and the TLS between; the clock, within Leeway. Who can
 // write the issuer's key set, or holds one of its private keys, can make any
 // token. A token stays good until its exp, or until its key leaves the set and
 // the set is fetched again (at most MaxAge, plus MaxStale while the issuer
-// can't be reached).
+// can't be reached). With CacheOptions.File, who can write that file can make
+// any token while the issuer can't be reached.
+//
+// # Benchmarks and attacks
+//
+// testdata/attacks.json has some 400 hostile tokens as recipes, which
+// verifytest.Attacker makes for any issuer. go test -bench measures in turns
+// with the bare signature check and one json.Unmarshal of the claims ("raw"),
+// and so do go-jose and jwx for comparison.
 package verify

@@ -43,8 +43,8 @@ var (
 	ErrIssuer = errors.New("verify: wrong issuer")
 	// ErrAudience: aud does not contain this service.
 	ErrAudience = errors.New("verify: wrong audience")
-	// ErrClaims: the payload was signed, but is not the strict JSON object
-	// that package token describes, or lacks a claim it must have.
+	// ErrClaims: the payload is not the strict JSON object that package token
+	// describes, or lacks a claim it must have. With one issuer it was signed.
 	ErrClaims = errors.New("verify: unusable claims")
 	// ErrScope: the token is good, but lacks a scope (see [CheckScope]).
 	ErrScope = errors.New("verify: insufficient scope")

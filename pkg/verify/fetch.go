@@ -13,9 +13,18 @@ import (
 
 const maxRedirects = 3
 
+// nameHeader tells the issuer which verifier asks.
+const nameHeader = "Urbandata-Verifier"
+
+// maxRetryAfter is the longest that an issuer can make a verifier wait after a
+// failure. It is far less than a set may be stale, so no wrong answer can cut
+// a verifier off.
+const maxRetryAfter = time.Minute
+
 // fetcher asks for the key set once. It holds no state.
 type fetcher struct {
 	url     string
+	name    string
 	client  *http.Client
 	timeout time.Duration
 	limit   int64
@@ -30,7 +39,7 @@ func newFetcher(o Options) *fetcher {
 	client.CheckRedirect = sameOrigin
 	client.Jar = nil
 	return &fetcher{
-		url: o.JWKSURL, client: &client, timeout: o.Cache.FetchTimeout, limit: o.Cache.MaxKeySetBytes, ages: o.Cache,
+		url: o.JWKSURL, name: o.Name, client: &client, timeout: o.Cache.FetchTimeout, limit: o.Cache.MaxKeySetBytes, ages: o.Cache,
 	}
 }
 
@@ -76,8 +85,10 @@ func origin(u *url.URL) string {
 type answer struct {
 	status int
 	set    *KeySet // nil for 304
+	doc    []byte  // that it was read from
 	etag   string
 	life   time.Duration
+	wait   time.Duration // that the issuer asks for before the next attempt
 }
 
 // fetch asks for the set, or whether etag still names it; etag may be empty.
@@ -91,6 +102,9 @@ func (f *fetcher) fetch(ctx context.Context, etag string) (answer, error) {
 	}
 	req.Header.Set("Accept", "application/jwk-set+json, application/json;q=0.9")
 	req.Header.Set("User-Agent", "urbandata-verify/1")
+	if f.name != "" {
+		req.Header.Set(nameHeader, f.name)
+	}
 	if etag != "" {
 		req.Header.Set("If-None-Match", etag)
 	}
@@ -105,6 +119,8 @@ func (f *fetcher) fetch(ctx context.Context, etag string) (answer, error) {
 		got.etag = etag
 		return got, nil
 	case resp.StatusCode != http.StatusOK:
+		// Dates are left to those who trust the clocks of both sides.
+		got.wait = min(deltaSeconds(strings.TrimSpace(resp.Header.Get("Retry-After"))), maxRetryAfter)
 		return got, fmt.Errorf("%w: status %d", ErrFetch, resp.StatusCode)
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, f.limit+1))
@@ -117,6 +133,7 @@ func (f *fetcher) fetch(ctx context.Context, etag string) (answer, error) {
 	if got.set, err = ParseKeySet(body); err != nil {
 		return got, err
 	}
+	got.doc = body
 	return got, nil
 }
 

@@ -1,13 +1,20 @@
 package verify
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/lestrrat-go/jwx/v2/jwk"
 )
 
 // accepted is what encoding/json makes of what the strict reader accepts.
@@ -138,6 +145,42 @@ func FuzzKeySet(f *testing.F) {
 	})
 }
 
+// A key that we take is the key that jwx takes.
+func FuzzKey(f *testing.F) {
+	f.Add(`{"kty":"OKP","crv":"Ed25519","kid":"k","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","use":"sig"}`)
+	f.Add(`{"kty":"EC","crv":"P-256","kid":"k","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}`)
+	f.Add(`{"kty":"RSA","alg":"PS256","e":"AQAB","kid":"2011-04-29","n":"0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw"}`)
+	f.Add(`{"kty":"RSA","kid":"k","n":"AAEAAQ","e":"AAEAAQ"}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		_, k, err := parseKey(text)
+		if err != nil {
+			return
+		}
+		theirs, err := jwk.ParseKey([]byte(text))
+		if err != nil {
+			t.Fatalf("accepted %s, but jwx says %v", text, err)
+		}
+		var raw any
+		if err := theirs.Raw(&raw); err != nil {
+			t.Fatalf("accepted %s, but jwx says %v", text, err)
+		}
+		same := false
+		switch ours := k.public.(type) {
+		case edKey:
+			same = ed25519.PublicKey(ours).Equal(raw.(ed25519.PublicKey))
+		case ecKey:
+			same = ours.Equal(raw)
+		case pkcs1Key:
+			same = ours.Equal(raw)
+		case pssKey:
+			same = ours.Equal(raw)
+		}
+		if !same || theirs.KeyID() != k.id {
+			t.Fatalf("%s is another key for jwx", text)
+		}
+	})
+}
+
 func FuzzCacheControl(f *testing.F) {
 	f.Add("public, max-age=300", "10")
 	f.Add(`max-age="300", no-cache="a,b"`, "")
@@ -147,6 +190,90 @@ func FuzzCacheControl(f *testing.F) {
 		d, ok := freshness(http.Header{"Cache-Control": {control}, "Age": {age}})
 		if d < 0 || d > maxDelta*time.Second || !ok && d != 0 {
 			t.Fatalf("%v, %v", d, ok)
+		}
+	})
+}
+
+// Whatever an endpoint answers, byte for byte: it is a usable set within all
+// bounds, or an error that has a name and leaves nothing behind.
+func FuzzAnswer(f *testing.F) {
+	const keys = `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`
+	f.Add([]byte("HTTP/1.1 200 OK\r\nContent-Type: application/jwk-set+json\r\nCache-Control: max-age=300\r\nETag: \"a\"\r\n\r\n"+keys), false)
+	f.Add([]byte("HTTP/1.1 200 OK\r\nContent-Length: 9\r\nAge: 5\r\n\r\n"+keys), true)
+	f.Add([]byte("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"key\r\n0\r\n\r\n"), true)
+	f.Add([]byte("HTTP/1.1 304 Not Modified\r\nCache-Control: max-age=60\r\n\r\n"), true)
+	f.Add([]byte("HTTP/1.1 304 Not Modified\r\n\r\n"), false)
+	f.Add([]byte("HTTP/1.1 429 Too Many Requests\r\nRetry-After: 99999999999\r\n\r\n"), true)
+	f.Add([]byte("HTTP/1.1 302 Found\r\nLocation: https://evil.example/\r\n\r\n"), true)
+	f.Add([]byte("HTTP/1.1 302 Found\r\nLocation: /again\r\n\r\n"), true)
+	f.Add([]byte("HTTP/1.0 200\r\n\r\n"+strings.Repeat(" ", 5000)), true)
+	f.Add([]byte("SSH-2.0-OpenSSH\r\n"), true)
+	f.Fuzz(func(t *testing.T, raw []byte, conditional bool) {
+		o, err := Options{Issuer: "i", Audience: "a", JWKSURL: "https://id.example/jwks.json", Cache: CacheOptions{MaxKeySetBytes: 4096}}.resolve()
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.HTTPClient = &http.Client{Transport: answerer(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Host != "id.example" || r.URL.Scheme != "https" {
+				t.Fatalf("asked %s", r.URL)
+			}
+			return http.ReadResponse(bufio.NewReader(bytes.NewReader(raw)), r)
+		})}
+		etag := ""
+		if conditional {
+			etag = `"before"`
+		}
+		got, err := newFetcher(o).fetch(context.Background(), etag)
+		switch {
+		case err != nil && !errors.Is(err, ErrFetch) && !errors.Is(err, ErrKeySet):
+			t.Fatalf("%v has no class", err)
+		case err != nil && got.set != nil:
+			t.Fatal("a set with an error")
+		case err == nil && got.set == nil && (got.status != http.StatusNotModified || !conditional):
+			t.Fatalf("no set and no error: %+v", got)
+		case err == nil && got.set != nil && (got.set.Len() == 0 || len(got.doc) > 4096 || got.status != http.StatusOK):
+			t.Fatalf("%+v", got)
+		case err == nil && (got.life < o.Cache.MinAge || got.life > o.Cache.MaxAge):
+			t.Fatalf("a life of %v", got.life)
+		case got.wait < 0 || got.wait > maxRetryAfter:
+			t.Fatalf("a wait of %v", got.wait)
+		}
+	})
+}
+
+type answerer func(*http.Request) (*http.Response, error)
+
+func (f answerer) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// A file that anybody may have written holds a set, or an error; never a
+// panic, never a set of another issuer.
+func FuzzKeyFile(f *testing.F) {
+	dir := f.TempDir()
+	now := time.Unix(2_000_000_000, 0)
+	file := &keyFile{path: filepath.Join(dir, "good"), issuer: "i", url: "u", limit: 4096}
+	doc := []byte(`{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`)
+	if err := file.save(doc, now, time.Minute); err != nil {
+		f.Fatal(err)
+	}
+	good, err := os.ReadFile(file.path)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte(`{}`))
+	f.Add([]byte(`{"issuer":"i","url":"u","jwks":"e30=","sha256":""}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		file := *file
+		file.path = filepath.Join(t.TempDir(), "keys")
+		if err := os.WriteFile(file.path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		set, fetched, life, err := file.load(now)
+		switch {
+		case (set == nil) == (err == nil):
+			t.Fatalf("%v, %v", set, err)
+		case err == nil && (set.Len() == 0 || fetched.After(now.Add(maxLeeway)) || life < 0):
+			t.Fatalf("%d keys of %v for %v", set.Len(), fetched, life)
 		}
 	})
 }

@@ -52,6 +52,10 @@ type reader struct {
 	// loose lets duplicate members and more levels pass: for reading past
 	// foreign values that are judged by themselves later.
 	loose bool
+
+	// folded takes two names for one if they differ only in case, as
+	// encoding/json does.
+	folded bool
 }
 
 func (r *reader) space() {
@@ -149,7 +153,11 @@ func (r *reader) object(member func(name string) error) error {
 		if err != nil {
 			return err
 		}
-		if !r.loose && !seen.add(name) {
+		known := name
+		if r.folded {
+			known = fold(name)
+		}
+		if !r.loose && !seen.add(known) {
 			return errDuplicate
 		}
 		if !r.eat(':') {

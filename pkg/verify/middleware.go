@@ -8,7 +8,8 @@ import (
 	"github.com/urbandata/urbandata/pkg/token"
 )
 
-// claimsKey is the context key of the claims.
+// claimsKey is the context key of the claims: a *verified from the middleware,
+// a *token.Claims from NewContext.
 type claimsKey struct{}
 
 // NewContext returns a context that carries claims: for handlers behind an
@@ -20,8 +21,34 @@ func NewContext(ctx context.Context, claims *token.Claims) context.Context {
 // FromContext returns the claims of the verified token, which must not be
 // changed. ok is false if there was none.
 func FromContext(ctx context.Context) (claims *token.Claims, ok bool) {
-	claims, ok = ctx.Value(claimsKey{}).(*token.Claims)
-	return claims, ok && claims != nil
+	switch got := ctx.Value(claimsKey{}).(type) {
+	case *verified:
+		return &got.Claims, true
+	case *token.Claims:
+		return got, got != nil
+	}
+	return nil, false
+}
+
+// VerifyRequest is [TokenFromRequest] and [Verifier.Verify] in one, for servers
+// with their own way to answer errors.
+func (v *Verifier) VerifyRequest(r *http.Request) (*token.Claims, error) {
+	got, err := v.verifyRequest(r)
+	if err != nil {
+		return nil, err
+	}
+	return &got.Claims, nil
+}
+
+// verifyRequest leaves the token's syntax to verify, which wants less than a
+// header may hold.
+func (v *Verifier) verifyRequest(r *http.Request) (*verified, error) {
+	raw, err := carried(r)
+	if err != nil {
+		v.observe(nil, nil, false, err)
+		return nil, err
+	}
+	return v.verify(r.Context(), raw)
 }
 
 // Middleware lets a request pass to next if it carries a good token, whose
@@ -29,18 +56,12 @@ func FromContext(ctx context.Context) (claims *token.Claims, ok bool) {
 // details (RFC 9457) and the header of [Challenge].
 func (v *Verifier) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		raw, err := TokenFromRequest(r)
-		if err != nil {
-			v.observe(nil, err)
-			v.refuse(w, err)
-			return
-		}
-		claims, err := v.Verify(r.Context(), raw)
+		got, err := v.verifyRequest(r)
 		if err != nil {
 			v.refuse(w, err)
 			return
 		}
-		next.ServeHTTP(w, r.WithContext(NewContext(r.Context(), claims)))
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), claimsKey{}, got)))
 	})
 }
 
@@ -56,7 +77,7 @@ func (v *Verifier) Require(scopes ...string) func(http.Handler) http.Handler {
 				err = ErrMissing
 			}
 			if err != nil {
-				v.observe(nil, err)
+				v.observe(nil, nil, false, err)
 				v.refuse(w, err)
 				return
 			}

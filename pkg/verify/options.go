@@ -30,6 +30,11 @@ const (
 	DefaultMaxKeySetBytes = 512 << 10
 	DefaultBurst          = 5
 	DefaultEvery          = 10 * time.Second
+
+	// DefaultTokenCacheBytes has room for some 10,000 of our tokens, and so
+	// for as many users as are active within a token's life. It is not taken
+	// by itself: see [Options.TokenCacheBytes].
+	DefaultTokenCacheBytes = 16 << 20
 )
 
 // Options says what tokens a [Verifier] accepts and where its keys come from.
@@ -60,6 +65,16 @@ type Options struct {
 	Leeway time.Duration
 	// MaxTokenBytes bounds a token (default [DefaultMaxTokenBytes]).
 	MaxTokenBytes int
+	// TokenCacheBytes bounds the memory for tokens that were verified, so that
+	// the next request with one of them costs no signature check: see "The
+	// token cache" in the package comment. Zero keeps none;
+	// [DefaultTokenCacheBytes] is a good size. At least 16 KiB.
+	TokenCacheBytes int64
+	// Name tells the issuer who asks for its keys: it is sent as the header
+	// Urbandata-Verifier with each fetch, so that an operator who is about to
+	// rotate or revoke a key can see who holds which set. Optional; up to 64
+	// visible ASCII characters.
+	Name string
 	// Realm is the realm of challenges that the middleware sends (default:
 	// Audience).
 	Realm string
@@ -93,6 +108,14 @@ type CacheOptions struct {
 	MaxStale time.Duration
 	// FetchTimeout bounds one fetch from connect to the body's last byte.
 	FetchTimeout time.Duration
+	// File is where the last good set is kept on disk, so that a verifier can
+	// start while the issuer is down. Optional. It is written with mode 0600
+	// whenever the issuer has confirmed the set, and read only when the first
+	// fetch of Run has failed. What it holds may be used for as long as if
+	// this process had fetched it. One that is of another issuer or URL,
+	// damaged, too old, or writable by others is not used. Its folder must
+	// exist. Each verifier needs its own.
+	File string
 	// MaxKeySetBytes bounds the document, after decompression.
 	MaxKeySetBytes int64
 	// Burst and Every are the budget for fetches asked for by unknown kids:
@@ -116,6 +139,8 @@ type Outcome struct {
 	Reason    string // see [Reason]
 	KeyID     string // of a key in the set, else empty: made-up kids can't fill a metric
 	Algorithm string // of that key
+	Issuer    string // whose token it claims to be; empty if that is nobody's we know
+	Cached    bool   // it was found in the token cache
 }
 
 // Fetch is what became of one attempt to fetch the key set.
@@ -148,6 +173,14 @@ func (o Options) resolve() (Options, error) {
 		return bad("Leeway %v is over %v", o.Leeway, maxLeeway)
 	case o.MaxTokenBytes < 0:
 		return bad("MaxTokenBytes is negative")
+	case o.TokenCacheBytes != 0 && o.TokenCacheBytes < minTokenCacheBytes:
+		return bad("TokenCacheBytes %d is neither 0 nor at least %d", o.TokenCacheBytes, minTokenCacheBytes)
+	}
+	if !visible(o.Name) || len(o.Name) > maxName {
+		return bad("Name is not of up to %d visible ASCII characters", maxName)
+	}
+	if o.Keys != nil && o.Cache.File != "" {
+		return bad("Cache.File is of no use with Keys")
 	}
 	if o.JWKSURL != "" {
 		if err := checkURL(o.JWKSURL, o.AllowHTTP); err != nil {
@@ -219,6 +252,19 @@ func orDefault[T comparable](v, def T) T {
 		return def
 	}
 	return v
+}
+
+// maxName bounds Options.Name, in bytes.
+const maxName = 64
+
+// visible says whether s can be a header's value as it is.
+func visible(s string) bool {
+	for _, c := range []byte(s) {
+		if c <= ' ' || c > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 // checkURL says what is wrong with the address of a key set.

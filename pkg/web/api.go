@@ -36,6 +36,10 @@ type Info struct {
 	Title       string
 	Description string // Markdown
 	Version     string
+
+	// PostgREST has errors carry message, details and hint too, which the
+	// clients of PostgREST show.
+	PostgREST bool
 }
 
 // API is where a service registers its routes.
@@ -88,6 +92,15 @@ func NewAPI(info Info) *API {
 	})
 	router.MethodNotAllowedHandler = methodNotAllowed(router)
 
+	transformer := problemHeaders
+	if info.PostgREST {
+		transformer = func(ctx huma.Context, status string, v any) (any, error) {
+			if p, ok := v.(*Problem); ok {
+				p.forPostgREST()
+			}
+			return problemHeaders(ctx, status, v)
+		}
+	}
 	api := humamux.New(router, huma.Config{
 		OpenAPI: &huma.OpenAPI{
 			OpenAPI: "3.1.0",
@@ -103,7 +116,7 @@ func NewAPI(info Info) *API {
 		// huma looks formats up under both names.
 		Formats:                      map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat},
 		DefaultFormat:                "application/json",
-		Transformers:                 []huma.Transformer{problemHeaders},
+		Transformers:                 []huma.Transformer{transformer},
 		RejectUnknownQueryParameters: true,
 	})
 	a := &API{Huma: api, Router: router}
@@ -149,7 +162,8 @@ func (a *API) checkMediaType(ctx huma.Context, next func(huma.Context)) {
 }
 
 // checkQuery refuses what huma would quietly read some way: a query that
-// can't be parsed, a parameter given twice, one without a value.
+// can't be parsed, a parameter given twice, one without a value. An operation
+// with SkipValidateParams judges its parameters itself.
 func (a *API) checkQuery(ctx huma.Context, next func(huma.Context)) {
 	u := ctx.URL()
 	if u.RawQuery == "" {
@@ -159,6 +173,10 @@ func (a *API) checkQuery(ctx huma.Context, next func(huma.Context)) {
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
 		a.Fail(ctx, NewProblem(http.StatusBadRequest, "malformed", "The query can't be parsed."))
+		return
+	}
+	if ctx.Operation().SkipValidateParams {
+		next(ctx)
 		return
 	}
 	var errs []FieldError

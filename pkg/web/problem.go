@@ -36,6 +36,11 @@ type Problem struct {
 	OAuthError       string `json:"error,omitempty" doc:"RFC 6749 error code, at the endpoints that issue tokens" example:"invalid_request"`
 	OAuthDescription string `json:"error_description,omitempty" doc:"RFC 6749 error description, the same as detail"`
 
+	// What PostgREST's clients show, where Info.PostgREST is set.
+	Message string `json:"message,omitempty" doc:"The same as detail, for clients of PostgREST"`
+	Details string `json:"details,omitempty" doc:"What is wrong with what, in one line, for clients of PostgREST"`
+	Hint    string `json:"hint,omitempty" doc:"What to send instead"`
+
 	header http.Header
 }
 
@@ -122,6 +127,19 @@ func (p *Problem) With(name, value string) *Problem {
 	}
 	p.header.Add(name, value)
 	return p
+}
+
+// forPostgREST fills in the members that clients of PostgREST show.
+func (p *Problem) forPostgREST() {
+	p.Message = p.Detail
+	if p.Details != "" {
+		return
+	}
+	var all []string
+	for _, e := range p.Errors {
+		all = append(all, strings.TrimSpace(e.where()+" "+e.Detail))
+	}
+	p.Details = strings.Join(all, "; ")
 }
 
 // Error is the detail, so that a problem can be returned and logged.

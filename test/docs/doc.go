@@ -7,6 +7,8 @@
 //     one that exists is in docs/operations.md
 //   - the shell blocks marked <!-- run --> run, in order, against `up`, and
 //     every curl in them is answered 2xx
+//   - the programs and configurations that a page shows are the files below
+//     docs/verify, which package thirdparty runs
 //   - the services of compose.yaml start with what it sets
 //   - the SQL that starts a new ring of keys does so
 //

@@ -2,6 +2,7 @@ package docs
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -114,7 +115,7 @@ var (
 )
 
 // foreign are the flags of other programs that the documents name.
-var foreign = map[string]string{"--build": "docker compose up", "--wait": "docker compose up", "--rm": "docker compose run"}
+var foreign = map[string]string{"--build": "docker compose up", "--wait": "docker compose up", "--rm": "docker compose run", "--data-urlencode": "curl"}
 
 // TestEverythingNamedExists: commands, flags and variables.
 func TestEverythingNamedExists(t *testing.T) {
@@ -178,24 +179,30 @@ func TestEverySettingIsDocumented(t *testing.T) {
 
 // up is a running `urbandata up` on free ports.
 type up struct {
+	stdout                 <-chan string // what comes after the banner
 	banner                 string
 	authn, inmuebles, meta string // addresses
+	data                   string // its data folder
 }
 
 func startUp(t *testing.T) up {
 	t.Helper()
-	u := up{authn: freeAddress(t), inmuebles: freeAddress(t), meta: freeAddress(t)}
-	stdout, _ := start(t, nil, "up", "--auth-listen", u.authn, "--api-listen", u.inmuebles, "--metrics-listen", u.meta, "--data-dir", "data")
+	u := up{authn: freeAddress(t), inmuebles: freeAddress(t), meta: freeAddress(t), data: filepath.Join(t.TempDir(), "data")}
+	stdout, _ := start(t, nil, "up", "--auth-listen", u.authn, "--api-listen", u.inmuebles, "--metrics-listen", u.meta, "--data-dir", u.data)
 	for !strings.HasSuffix(u.banner, "/inmuebles\n") {
 		u.banner += await(t, stdout, "") + "\n"
 	}
+	u.stdout = stdout
 	u.banner = strings.NewReplacer(u.authn, "127.0.0.1:8000", u.inmuebles, "127.0.0.1:8001").Replace(u.banner)
 	return u
 }
 
-// here puts the real addresses into a script.
-func (u up) here(script string) string {
-	return strings.NewReplacer("127.0.0.1:8000", u.authn, "127.0.0.1:8001", u.inmuebles).Replace(script)
+// here puts the real addresses into a script, and has it work on the data of
+// what runs: `urbandata` is the program that was built.
+func (u up) here(t *testing.T, script string) string {
+	t.Helper()
+	prelude := fmt.Sprintf("export PATH=%q:$PATH URBANDATA_DATA_DIR=%q\n", filepath.Dir(program(t)), u.data)
+	return prelude + strings.NewReplacer("127.0.0.1:8000", u.authn, "127.0.0.1:8001", u.inmuebles).Replace(script)
 }
 
 var marked = regexp.MustCompile("(?ms)^<!-- run(?:: ([a-z]+))? -->\n```sh\n(.*?)^```$")
@@ -230,17 +237,28 @@ func bash(t *testing.T, folder, script string) string {
 // TestCommandsRun pastes the marked blocks of a page, in order, into one
 // shell. An answer that is not 2xx fails its curl.
 func TestCommandsRun(t *testing.T) {
-	for _, page := range []string{"README.md", "docs/api.md"} {
+	for page, result := range map[string]string{"README.md": `"_id"`, "docs/api.md": `"_id"`, "docs/accounts.md": `"last_used_at"`, "docs/oauth.md": `"active":true`} {
 		t.Run(page, func(t *testing.T) {
+			folder := t.TempDir()
 			u := startUp(t)
+			output, err := os.Create(filepath.Join(folder, "up.log")) // go run . > up.log
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() {
+				defer func() { _ = output.Close() }()
+				for line := range u.stdout {
+					_, _ = output.WriteString(line + "\n") // a script that misses it fails
+				}
+			}()
 			blocks := scripts(read(t, page), "")
 			if len(blocks) == 0 {
 				t.Fatal("no block is marked <!-- run -->")
 			}
 			const strict = "curl() { command curl --fail-with-body --noproxy '*' \"$@\"; }\n"
-			out := bash(t, t.TempDir(), u.here(strict+strings.Join(blocks, "\n")))
-			if !strings.Contains(out, `"_id"`) {
-				t.Errorf("no property came back:\n%s", out)
+			out := bash(t, folder, u.here(t, strict+strings.Join(blocks, "\n")))
+			if !strings.Contains(out, result) {
+				t.Errorf("no %s came back:\n%s", result, out)
 			}
 		})
 	}
@@ -260,7 +278,7 @@ func TestReadmeHasTheBanner(t *testing.T) {
 // requests, with docs/operations.md.
 func TestMetricsAreDocumented(t *testing.T) {
 	u := startUp(t)
-	bash(t, t.TempDir(), u.here(strings.Join(scripts(read(t, "README.md"), ""), "")))
+	bash(t, t.TempDir(), u.here(t, strings.Join(scripts(read(t, "README.md"), ""), "")))
 	answer, err := http.Get("http://" + u.meta + "/metrics")
 	if err != nil {
 		t.Fatal(err)

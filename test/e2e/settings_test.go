@@ -87,6 +87,9 @@ func TestWrongSettings(t *testing.T) {
 
 		{"a password as an argument", nil, authserverEnv("--database", postgres), "URBANDATA_AUTH_DATABASE"},
 		{"a password as an argument, in one word", nil, authserverEnv("--database=" + postgres), "URBANDATA_AUTH_DATABASE"},
+		{"inmuebles: a file in no folder", settings{"URBANDATA_API_JWKS_CACHE_FILE": filepath.Join(missing, "keys.json")}, resource("--database", sqlite), "URBANDATA_API_JWKS_CACHE_FILE"},
+		{"inmuebles: a name of two words", settings{"URBANDATA_API_VERIFIER_NAME": "two words"}, resource("--database", sqlite), "URBANDATA_API_VERIFIER_NAME"},
+		{"inmuebles: a token cache of less than nothing", nil, resource("--database", sqlite, "--token-cache-mb=-1"), "URBANDATA_API_TOKEN_CACHE_MB"},
 		{"a password as an argument of inmuebles", nil, resource("--database", mongodb), "URBANDATA_API_DATABASE"},
 		{"a password as an argument of migrate", nil, []string{"migrate", "--auth-database", postgres}, "URBANDATA_AUTH_DATABASE"},
 		{"a password in a query as an argument", nil, authserverEnv("--database", "postgres://h/d?password="+secretMark), "URBANDATA_AUTH_DATABASE"},

@@ -1,0 +1,87 @@
+package authserver
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// sessionRow is a stored session as its user may see it.
+type sessionRow struct {
+	ID            uuid.UUID `db:"id"`
+	UserAgent     string    `db:"user_agent"`
+	Network       string    `db:"network"`
+	Audience      string    `db:"audience"`
+	CreatedAt     int64     `db:"created_at"`
+	RotatedAt     int64     `db:"rotated_at"`
+	IdleExpiresAt int64     `db:"idle_expires_at"`
+	ExpiresAt     int64     `db:"expires_at"`
+	EndedAt       *int64    `db:"ended_at"`
+	EndedReason   *string   `db:"ended_reason"`
+}
+
+const selectSession = `SELECT id, user_agent, network, audience, created_at, rotated_at, idle_expires_at, expires_at,
+	ended_at, ended_reason FROM sessions`
+
+// isLive is the condition of a session that lives; its two arguments are the
+// present moment.
+const isLive = " ended_at IS NULL AND expires_at > ? AND idle_expires_at > ? "
+
+// listSessions returns up to limit of a user's live sessions, the newest
+// first: an id is a UUIDv7, so ids are in the order of their making.
+func (s *Store) listSessions(ctx context.Context, userID, before string, limit int, now time.Time) ([]sessionRow, error) {
+	var rows []sessionRow
+	ms := now.UnixMilli()
+	// Asked of the writer: who has just ended a session doesn't see it again.
+	err := s.write.SelectContext(ctx, &rows, s.write.Rebind(selectSession+
+		" WHERE user_id = ? AND id < ? AND"+isLive+"ORDER BY id DESC LIMIT ?"), userID, before, ms, ms, limit)
+	if err != nil {
+		return nil, fmt.Errorf("list sessions: %w", err)
+	}
+	return rows, nil
+}
+
+// allSessions returns up to limit of a user's sessions, living or not, the
+// newest first.
+func (s *Store) allSessions(ctx context.Context, userID string, limit int) ([]sessionRow, error) {
+	var rows []sessionRow
+	err := s.write.SelectContext(ctx, &rows, s.write.Rebind(selectSession+" WHERE user_id = ? ORDER BY id DESC LIMIT ?"), userID, limit)
+	if err != nil {
+		return nil, fmt.Errorf("list sessions: %w", err)
+	}
+	return rows, nil
+}
+
+// endOwn ends a live session of a user, or returns [ErrNoSession].
+func (s *Store) endOwn(ctx context.Context, userID string, id uuid.UUID, reason string, now time.Time) error {
+	ms := now.UnixMilli()
+	res, err := s.write.ExecContext(ctx, s.write.Rebind(
+		"UPDATE sessions SET ended_at = ?, ended_reason = ? WHERE id = ? AND user_id = ? AND"+isLive),
+		ms, reason, id.String(), userID, ms, ms)
+	if err != nil {
+		return fmt.Errorf("end a session: %w", err)
+	}
+	if n, err := res.RowsAffected(); err != nil {
+		return fmt.Errorf("end a session: %w", err)
+	} else if n == 0 {
+		return ErrNoSession
+	}
+	return nil
+}
+
+// endAll ends a user's sessions but one ([uuid.Nil] for none).
+func (s *Store) endAll(ctx context.Context, userID string, but uuid.UUID, reason string, now time.Time) error {
+	return endAll(ctx, s.write, userID, but, reason, now)
+}
+
+// endAll may be part of a transaction.
+func endAll(ctx context.Context, on execer, userID string, but uuid.UUID, reason string, now time.Time) error {
+	_, err := on.ExecContext(ctx, on.Rebind(`UPDATE sessions SET ended_at = ?, ended_reason = ?
+		WHERE user_id = ? AND id <> ? AND ended_at IS NULL`), now.UnixMilli(), reason, userID, but.String())
+	if err != nil {
+		return fmt.Errorf("end a user's sessions: %w", err)
+	}
+	return nil
+}

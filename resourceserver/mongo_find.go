@@ -1,0 +1,280 @@
+package resourceserver
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"go.mongodb.org/mongo-driver/bson"
+	"go.mongodb.org/mongo-driver/bson/primitive"
+	"go.mongodb.org/mongo-driver/mongo"
+	"go.mongodb.org/mongo-driver/mongo/options"
+
+	"github.com/urbandata/urbandata/resourceserver/query"
+)
+
+// mongoIndexes serve the queries that docs/api.md lists: each an order, alone
+// or behind one field with a single value. A test asks for the plan of each
+// query.
+var mongoIndexes = []mongo.IndexModel{
+	{Keys: bson.D{{Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
+	{Keys: bson.D{{Key: "listing_type", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
+	{Keys: bson.D{{Key: "boundary_id", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
+	{Keys: bson.D{{Key: "owner", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
+	{Keys: bson.D{{Key: "other_id", Value: 1}, {Key: "_id", Value: 1}}},
+	{Keys: bson.D{{Key: "x_coord", Value: -1}, {Key: "_id", Value: 1}, {Key: "y_coord", Value: 1}}},
+}
+
+// Prepare makes the indexes that are missing, while others read and write,
+// and gives keys to dates that have none. Call it when a server starts; any
+// number may at once.
+func (s *Mongo) Prepare(ctx context.Context) error {
+	if _, err := s.inmuebles.Indexes().CreateMany(ctx, mongoIndexes); err != nil {
+		return mongoError("make the indexes", err)
+	}
+	return s.sweep(ctx)
+}
+
+// sweepEvery is how old the last sweep may be when a query is about a date.
+const sweepEvery = time.Minute
+
+// sweep gives keys to dates that have none: those of a release before there
+// were any, or of another program. The index finds them, or that there are
+// none, at once.
+func (s *Mongo) sweep(ctx context.Context) error {
+	s.swept.Store(time.Now().UnixNano())
+	lacking, err := s.inmuebles.Find(ctx, bson.D{{Key: "date_key", Value: nil}, {Key: "date", Value: bson.D{{Key: "$type", Value: "string"}}}},
+		options.Find().SetProjection(bson.D{{Key: "date", Value: 1}, {Key: "date_in", Value: 1}}))
+	if err != nil {
+		return mongoError("look for dates without a key", err)
+	}
+	defer func() { _ = lacking.Close(context.WithoutCancel(ctx)) }()
+	var batch []mongo.WriteModel
+	flush := func() error {
+		if len(batch) == 0 {
+			return nil
+		}
+		_, err := s.inmuebles.BulkWrite(ctx, batch, options.BulkWrite().SetOrdered(false))
+		batch = batch[:0]
+		return mongoError("give dates their keys", err)
+	}
+	for lacking.Next(ctx) {
+		// The dates are in the condition: who changed them has set the keys.
+		same, set := bson.D{}, bson.D{}
+		for _, name := range []string{"_id", "date", "date_in"} {
+			v := lacking.Current.Lookup(name)
+			if v.IsZero() {
+				continue
+			}
+			same = append(same, bson.E{Key: name, Value: v})
+			if text, ok := v.StringValueOK(); ok && name != "_id" {
+				set = append(set, bson.E{Key: name + keySuffix, Value: query.DateKey(text)})
+			}
+		}
+		batch = append(batch, mongo.NewUpdateOneModel().SetFilter(same).SetUpdate(bson.D{{Key: "$set", Value: set}}))
+		if len(batch) == importBatch {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := lacking.Err(); err != nil {
+		return mongoError("look for dates without a key", err)
+	}
+	return flush()
+}
+
+// mongoPlan is a query as MongoDB is asked: a filter and a sort, and what must
+// be computed of each document between the two, if anything.
+func mongoPlan(q *Query) (filter, computed, sort bson.D) {
+	filter = q.Where.Mongo()
+	if q.After != nil {
+		// Each part is a range of the index on the order, and MongoDB merges
+		// them; with the filter outside the $or it would sort instead.
+		parts := q.Order.Seek(q.After)
+		either := make(bson.A, len(parts))
+		for i := range parts {
+			either[i] = parts[i].Mongo()
+			if !q.Where.All() {
+				either[i] = bson.D{{Key: "$and", Value: bson.A{q.Where.Mongo(), either[i]}}}
+			}
+		}
+		filter = bson.D{{Key: "$or", Value: either}}
+		if len(either) == 1 {
+			filter, _ = either[0].(bson.D)
+		}
+	}
+	if len(q.Order) == 1 && q.After == nil { // the order of the _id: from the first text
+		filter = withTextID(&q.Where)
+	}
+	sort, computed = q.Order.MongoSort()
+	return filter, computed, sort
+}
+
+// withTextID is a condition that is true of no document without a text for
+// its _id, which isn't ours.
+func withTextID(where *query.Node) bson.D {
+	text := bson.D{{Key: "_id", Value: bson.D{{Key: "$gte", Value: ""}}}}
+	if where.All() {
+		return text
+	}
+	return bson.D{{Key: "$and", Value: bson.A{where.Mongo(), text}}}
+}
+
+// Find asks for one document more than wanted, to learn whether there are
+// more, and for all in one batch: the server's first batch is of 101 and a
+// second one costs a round trip. With the batch as large as the limit the
+// server would keep the cursor open, to be closed in a second trip: it is one
+// larger.
+func (s *Mongo) Find(ctx context.Context, q Query) (page Page, err error) {
+	if q.aboutDates() && time.Now().UnixNano()-s.swept.Load() > int64(sweepEvery) {
+		if err := s.sweep(ctx); err != nil {
+			return Page{}, err
+		}
+	}
+	filter, computed, sort := mongoPlan(&q)
+	limit, batch := int64(q.Limit)+1, int32(q.Limit)+2 //nolint:gosec // a page is small
+	var cursor *mongo.Cursor
+	if computed == nil {
+		cursor, err = s.inmuebles.Find(ctx, filter, options.Find().SetSort(sort).SetSkip(int64(q.Skip)).
+			SetLimit(limit).SetBatchSize(batch).SetMaxTime(timeLeft(ctx)))
+	} else {
+		cursor, err = s.inmuebles.Aggregate(ctx, mongo.Pipeline{
+			{{Key: "$match", Value: filter}}, {{Key: "$addFields", Value: computed}}, {{Key: "$sort", Value: sort}},
+			{{Key: "$skip", Value: q.Skip}}, {{Key: "$limit", Value: limit}},
+		}, options.Aggregate().SetBatchSize(batch).SetMaxTime(timeLeft(ctx)))
+	}
+	if err != nil {
+		return Page{}, mongoError("list", err)
+	}
+	defer func() { _ = cursor.Close(context.WithoutCancel(ctx)) }()
+	page.After, page.Skip = q.After, q.Skip
+	for n, size := 0, 0; cursor.Next(ctx); n++ {
+		if n == q.Limit || size >= maxPageBytes {
+			page.More = true
+			break
+		}
+		size += len(cursor.Current)
+		if keys := mongoKeys(q.Order, cursor.Current); keys == nil {
+			page.Skip++ // a spoiled one: nothing can be behind it
+		} else {
+			if page.First == nil {
+				page.First = keys
+			}
+			page.After, page.Skip = keys, 0
+		}
+		m, id, err := parseBSON(cursor.Current)
+		switch {
+		case err == nil:
+			page.Items = append(page.Items, m)
+		case id != "":
+			page.Unreadable = append(page.Unreadable, Unreadable{id, err})
+		}
+	}
+	if err := cursor.Err(); err != nil {
+		return Page{}, mongoError("list", err)
+	}
+	if page.First != nil && page.Skip > 0 {
+		page.Skip = 0 // they are met again, or aren't behind page.After
+	}
+	return page, nil
+}
+
+// mongoKeys are a document's keys in an order, or nil if one isn't of the
+// field's type.
+func mongoKeys(order query.Order, doc bson.Raw) []any {
+	keys := make([]any, len(order))
+	for i, k := range order {
+		v, err := doc.LookupErr(k.Field.Path)
+		if err != nil || v.Type == bson.TypeNull {
+			if keys[i] = k.Field.Default; keys[i] == nil && !k.Field.Nullable {
+				return nil
+			}
+			continue
+		}
+		switch k.Field.Kind {
+		case query.Text, query.Date:
+			text, ok := v.StringValueOK()
+			if !ok {
+				return nil
+			}
+			keys[i] = text
+		case query.Int:
+			n, ok := wholeBSON(v)
+			if !ok {
+				return nil
+			}
+			keys[i] = n
+		case query.Float:
+			x, ok := v.DoubleOK()
+			if n, whole := wholeBSON(v); !ok && whole {
+				x, ok = float64(n), true
+			}
+			if !ok || math.IsNaN(x) {
+				return nil
+			}
+			keys[i] = x
+		case query.Bool:
+			b, ok := v.BooleanOK()
+			if !ok {
+				return nil
+			}
+			keys[i] = b
+		case query.Time:
+			ms, ok := v.DateTimeOK()
+			if !ok {
+				return nil
+			}
+			keys[i] = ms
+		}
+	}
+	return keys
+}
+
+// wholeBSON is a whole number of any numeric type.
+func wholeBSON(v bson.RawValue) (int64, bool) {
+	if x, ok := v.DoubleOK(); ok {
+		return int64(x), x == math.Trunc(x) && math.Abs(x) <= 1<<53
+	}
+	return v.AsInt64OK()
+}
+
+// Count counts documents.
+func (s *Mongo) Count(ctx context.Context, where query.Node, most int) (int, error) {
+	o := options.Count().SetMaxTime(timeLeft(ctx))
+	if most > 0 {
+		o.SetLimit(int64(most))
+	}
+	n, err := s.inmuebles.CountDocuments(ctx, withTextID(&where), o)
+	return int(n), mongoError("count", err)
+}
+
+// timeLeft is what the server may spend, which would not hear of a deadline
+// otherwise and go on for nobody; 0 is no limit.
+func timeLeft(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return 0
+	}
+	return max(time.Millisecond, time.Until(deadline))
+}
+
+// CursorKey is the secret by which cursors are authenticated, made by
+// whichever server asks first.
+func (s *Mongo) CursorKey(ctx context.Context) ([]byte, error) {
+	id := bson.D{{Key: "_id", Value: "cursor key"}}
+	_, err := s.settings.UpdateOne(ctx, id, bson.D{{Key: "$setOnInsert", Value: bson.D{{Key: "value", Value: newCursorKey()}}}},
+		options.Update().SetUpsert(true))
+	if err != nil && !mongo.IsDuplicateKeyError(err) { // somebody was faster
+		return nil, mongoError("make the key of the cursors", err)
+	}
+	var stored struct{ Value primitive.Binary }
+	if err := s.settings.FindOne(ctx, id).Decode(&stored); err != nil {
+		return nil, mongoError("read the key of the cursors", err)
+	}
+	if len(stored.Value.Data) < 16 {
+		return nil, fmt.Errorf("resourceserver: the key of the cursors in the database has %d bytes", len(stored.Value.Data))
+	}
+	return stored.Value.Data, nil
+}

@@ -1,0 +1,248 @@
+package resourceserver
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/urbandata/urbandata/resourceserver/query"
+)
+
+// statements are prepared once and kept, by their text, because parsing one
+// costs as much as running it. The values of a filter are never in the text,
+// so there are few.
+type statements struct {
+	db *sqlx.DB
+
+	mu   sync.Mutex // guards all
+	all  map[string]*sqlx.Stmt
+	most int
+}
+
+func newStatements(db *sqlx.DB) *statements {
+	const most = 128 // a long in or a deep or makes one of its own
+	return &statements{db: db, all: map[string]*sqlx.Stmt{}, most: most}
+}
+
+// get prepares a statement, or finds it. One that had to make room is closed
+// only when nobody uses it any more: package database/sql waits for that.
+func (s *statements) get(ctx context.Context, text string) (*sqlx.Stmt, error) {
+	s.mu.Lock()
+	stmt := s.all[text]
+	s.mu.Unlock()
+	if stmt != nil {
+		return stmt, nil
+	}
+	stmt, err := s.db.PreparexContext(ctx, text) //nolint:sqlclosecheck // close does
+	if err != nil {
+		return nil, sqliteError(ctx, "prepare", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if other := s.all[text]; other != nil { // somebody was faster
+		_ = stmt.Close()
+		return other, nil
+	}
+	if len(s.all) >= s.most {
+		for old, one := range s.all { // any
+			delete(s.all, old)
+			go func() { _ = one.Close() }()
+			break
+		}
+	}
+	s.all[text] = stmt
+	return stmt, nil
+}
+
+func (s *statements) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, stmt := range s.all {
+		errs = append(errs, stmt.Close())
+	}
+	clear(s.all)
+	return errors.Join(errs...)
+}
+
+// Find asks for one row more than wanted, to learn whether there are more. A
+// page that begins behind a document is made of ranges of the order's index,
+// one statement each, until it is full.
+func (s *SQLite) Find(ctx context.Context, q Query) (Page, error) {
+	parts := []query.Node{{}}
+	if q.After != nil {
+		parts = q.Order.Seek(q.After)
+	}
+	page := Page{After: q.After, Skip: q.Skip}
+	if len(parts) == 1 {
+		return page, s.findPart(ctx, nil, &q, &parts[0], &page)
+	}
+	tx, err := s.finds.db.BeginTxx(ctx, &sql.TxOptions{ReadOnly: true}) // all parts of one moment
+	if err != nil {
+		return Page{}, sqliteError(ctx, "read", err)
+	}
+	defer func() { _ = tx.Rollback() }() // it has only read
+	for i := range parts {
+		if err := s.findPart(ctx, tx, &q, &parts[i], &page); err != nil {
+			return Page{}, err
+		}
+		if page.More {
+			break
+		}
+	}
+	return page, nil
+}
+
+// findPart adds to the page the rows of one part of the query.
+func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, part *query.Node, page *Page) error {
+	text, args := findSQL(q, part)
+	stmt, err := s.finds.get(ctx, text)
+	if err != nil {
+		return err
+	}
+	if tx != nil {
+		stmt = tx.StmtxContext(ctx, stmt)
+	}
+	met := len(page.Items) + len(page.Unreadable)
+	rows, err := stmt.QueryxContext(ctx, append(args, q.Limit-met+1, q.Skip)...)
+	if err != nil {
+		return sqliteError(ctx, "read", err)
+	}
+	return readRows(ctx, rows, page, q, q.Order)
+}
+
+// findSQL is the statement for one part of a query, but for its last two
+// values: limit and offset. Behind the columns of a document stand the keys
+// of the order but for the last, which is the id.
+func findSQL(q *Query, part *query.Node) (text string, args []any) {
+	b := append(make([]byte, 0, 256), "SELECT "+sqliteColumns...)
+	for _, k := range q.Order[:len(q.Order)-1] {
+		b = append(append(b, ", "...), k.Field.Column...)
+	}
+	b = append(b, " FROM inmuebles WHERE "...)
+	b, args = q.Where.AppendSQL(b, nil)
+	b = append(b, " AND "...)
+	b, args = part.AppendSQL(b, args)
+	b = append(b, " ORDER BY "...)
+	b = q.Order.AppendSQL(b)
+	return string(append(b, " LIMIT ? OFFSET ?"...)), args
+}
+
+// readRows adds rows to a page until it is full, and closes them.
+func readRows(ctx context.Context, rows *sqlx.Rows, page *Page, q *Query, order query.Order) error {
+	defer func() { _ = rows.Close() }() // an error of reading is rows.Err's
+	met, size := len(page.Items)+len(page.Unreadable), 0
+	for i := range page.Items {
+		size += len(page.Items[i].Description)
+	}
+	var id, owner string
+	var created, updated sql.NullInt64
+	var document sql.RawBytes // valid until the next row
+	into := []any{&id, &owner, &created, &updated, &document}
+	keys := make([]any, max(1, len(order)))
+	for i := range keys[:len(keys)-1] {
+		into = append(into, &keys[i])
+	}
+	for ; rows.Next(); met++ {
+		if met == q.Limit || size >= maxPageBytes {
+			page.More = true
+			break
+		}
+		if err := rows.Scan(into...); err != nil {
+			return sqliteError(ctx, "read", err)
+		}
+		keys[len(keys)-1] = id
+		if page.First == nil {
+			page.First = append([]any(nil), keys...)
+		}
+		page.After, page.Skip = keys, 0
+		size += len(document)
+		var m Inmueble
+		if err := m.parseStored(id, document); err != nil {
+			page.Unreadable = append(page.Unreadable, Unreadable{id, err})
+			continue
+		}
+		m.Owner, m.CreatedAt, m.UpdatedAt = owner, fromMilli(created), fromMilli(updated)
+		page.Items = append(page.Items, m)
+	}
+	return sqliteError(ctx, "read", rows.Err())
+}
+
+// Count counts rows.
+func (s *SQLite) Count(ctx context.Context, where query.Node, most int) (n int, err error) {
+	text, args := where.AppendSQL([]byte("SELECT count(*) FROM (SELECT 1 FROM inmuebles WHERE "), nil)
+	stmt, err := s.finds.get(ctx, string(text)+" LIMIT ?)")
+	if err != nil {
+		return 0, err
+	}
+	if most == 0 {
+		most = -1 // SQLite's word for no limit
+	}
+	err = stmt.QueryRowxContext(ctx, append(args, most)...).Scan(&n)
+	return n, sqliteError(ctx, "count", err)
+}
+
+// unkeyed finds rows whose dates may lack a key, by an index that has only
+// those: its condition must be the index's, word for word.
+const unkeyed = `FROM inmuebles INDEXED BY inmuebles_unkeyed WHERE seq > ? AND
+	(length(document ->> '$.date') <> 10 AND document ->> '$.date_key' IS NULL
+     OR length(document ->> '$.date_in') <> 10 AND document ->> '$.date_in_key' IS NULL)
+	ORDER BY seq LIMIT 1000`
+
+// sweep gives keys to dates that have none: those of a release before there
+// were any, or of another program.
+func (s *SQLite) sweep(ctx context.Context) error {
+	for last := int64(0); ; {
+		var found []struct {
+			Seq          int64
+			Date, DateIn sql.NullString
+		}
+		if err := s.write.SelectContext(ctx, &found, `SELECT seq, document ->> '$.date' AS date, document ->> '$.date_in' AS datein `+unkeyed, last); err != nil {
+			return sqliteError(ctx, "look for dates without a key", err)
+		}
+		for _, row := range found {
+			last = row.Seq
+			// Set only what differs: where the document has changed since, the
+			// condition on the dates fails and its writer has set the keys.
+			var set strings.Builder
+			args := []any{}
+			for _, d := range []struct{ name, text string }{{"date", row.Date.String}, {"date_in", row.DateIn.String}} {
+				if key := query.DateKey(d.text); key != d.text {
+					fmt.Fprintf(&set, ", '$.%s%s', ?", d.name, keySuffix)
+					args = append(args, key)
+				}
+			}
+			if len(args) == 0 {
+				continue
+			}
+			args = append(args, row.Seq, row.Date, row.DateIn)
+			if _, err := s.write.ExecContext(ctx, `UPDATE inmuebles SET document = json_set(document`+set.String()+`)
+				WHERE seq = ? AND document ->> '$.date' IS ? AND document ->> '$.date_in' IS ?`, args...); err != nil {
+				return sqliteError(ctx, "give a date its key", err)
+			}
+		}
+		if len(found) < 1000 {
+			return nil
+		}
+	}
+}
+
+// CursorKey is the secret by which cursors are authenticated, made by
+// whichever server asks first.
+func (s *SQLite) CursorKey(ctx context.Context) (key []byte, err error) {
+	err = s.write.GetContext(ctx, &key, `INSERT INTO settings (name, value) VALUES ('cursor key', ?)
+		ON CONFLICT (name) DO UPDATE SET value = value RETURNING value`, newCursorKey())
+	return key, sqliteError(ctx, "read the key of the cursors", err)
+}
+
+func newCursorKey() []byte {
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // never fails
+	return key
+}
