@@ -335,7 +335,10 @@ func (c *cluster) manage(ctx context.Context, path string, in any) error {
 		if _, err := c.post(ctx, "/authn/token", map[string]string{"email": administrator, "password": password, "audience": "authn"}, &got); err != nil {
 			return err
 		}
-		_, err := c.post(ctx, "/admin/keys/"+path, in, nil, map[string]string{"Authorization": "Bearer " + got.Access, "Idempotency-Key": key})
+		status, err := c.post(ctx, "/admin/keys/"+path, in, nil, map[string]string{"Authorization": "Bearer " + got.Access, "Idempotency-Key": key})
+		if status == http.StatusConflict && strings.Contains(err.Error(), "not_standby") {
+			return nil // the schedule was faster, by a whole rotation
+		}
 		return err
 	})
 }
