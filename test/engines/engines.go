@@ -45,6 +45,20 @@ func Chromium(t testing.TB) string {
 	return program
 }
 
+// MongodEnv names the program of MongoDB, for tests that need a set of their
+// own to break.
+const MongodEnv = "URBANDATA_TEST_MONGOD"
+
+// Mongod returns MongoDB's program.
+func Mongod(t testing.TB) string {
+	t.Helper()
+	program := os.Getenv(MongodEnv)
+	if program == "" {
+		t.Fatalf("this test needs MongoDB's program, mongod: run `make test`, or name it in %s", MongodEnv)
+	}
+	return program
+}
+
 // The variables that name the servers. Each holds a URL whose user may make
 // and drop databases; the MongoDB server is a member of a replica set, since
 // transactions need one.

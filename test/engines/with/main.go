@@ -57,6 +57,7 @@ import (
 const (
 	postgresEnv = "URBANDATA_TEST_POSTGRES"
 	mongoEnv    = "URBANDATA_TEST_MONGODB"
+	mongodEnv   = "URBANDATA_TEST_MONGOD" // the program, for tests that need a set of their own
 )
 
 // exitNoEngines is the exit code when COMMAND was never started; env(1) and
@@ -177,6 +178,9 @@ func run(o commandLine, stderr io.Writer) int {
 		case sig := <-signals:
 			return exitSignal(sig)
 		}
+	}
+	if mongod := findMongod(); mongod != "" {
+		env = append(env, mongodEnv+"="+mongod)
 	}
 	say("%s; ready in %.1f s", strings.Join(used, ", "), time.Since(began).Seconds())
 	return command(o.command, env, signals, say)
