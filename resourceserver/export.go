@@ -9,8 +9,6 @@ import (
 	"iter"
 	"net/url"
 	"strings"
-
-	"github.com/urbandata/urbandata/resourceserver/query"
 )
 
 // Format is a way to write many inmuebles. What is written as CSV or NDJSON,
@@ -95,17 +93,13 @@ func ParseQuery(text string) (Query, error) {
 	if err != nil {
 		return Query{}, fmt.Errorf("%w: it can't be parsed as a query string", ErrQuery)
 	}
-	q := Query{Order: byID}
-	if q.Order, err = query.ParseOrder(filterFields, params.Get(paramOrder)); err != nil {
-		return Query{}, fmt.Errorf("%w: %w", ErrQuery, err)
-	}
-	params.Del(paramOrder)
+	var q Query
 	for name := range params {
-		if !filterFields.IsFilter(name) {
-			return Query{}, fmt.Errorf("%w: %s is neither a field nor and, or, order", ErrQuery, shown(name))
+		if name != paramOrder && name != paramBox && !filterFields.IsFilter(name) {
+			return Query{}, fmt.Errorf("%w: %s is neither a field nor and, or, bbox, order", ErrQuery, shown(name))
 		}
 	}
-	if q.Where, err = query.Parse(filterFields, params); err != nil {
+	if q.Where, q.Order, err = parseFilter(params); err != nil {
 		return Query{}, fmt.Errorf("%w: %w", ErrQuery, err)
 	}
 	return q, nil

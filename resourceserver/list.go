@@ -38,10 +38,11 @@ const (
 	paramLimit  = "limit"
 	paramOffset = "offset"
 	paramCursor = "cursor"
+	paramBox    = "bbox"
 )
 
 type listInput struct {
-	Accept      string `header:"Accept" doc:"application/json, or application/vnd.pgrst.object+json for the only row as an object"`
+	Accept      string `header:"Accept" doc:"application/json for a page; application/vnd.pgrst.object+json for the only row as an object; application/x-ndjson, text/csv or application/geo+json for everything that matches"`
 	Prefer      string `header:"Prefer" doc:"count=exact or count=estimated (RFC 7240)"`
 	Range       string `header:"Range" doc:"First and last row, such as 0-24, where the query has neither limit nor offset"`
 	IfNoneMatch string `header:"If-None-Match" doc:"Entity tags that the client holds: 304 when the page still has one of them (RFC 9110)"`
@@ -65,7 +66,17 @@ type listOutput struct {
 	ContentRange string `header:"Content-Range" doc:"First and last row and how many there are, such as 0-24/573; * for what isn't known"`
 	Applied      string `header:"Preference-Applied" doc:"The preference that was granted"`
 	Vary         string `header:"Vary"`
-	Body         []byte
+	Body         func(huma.Context)
+}
+
+// send is the body of an answer that is there, or of one without any.
+func send(status int, body []byte) func(huma.Context) {
+	return func(ctx huma.Context) {
+		ctx.SetStatus(status)
+		if body != nil {
+			_, _ = ctx.BodyWriter().Write(body) // the client may have left; there is nobody to tell
+		}
+	}
 }
 
 // listing is what a request for a list asks for.
@@ -103,7 +114,7 @@ func (s *Server) readListing(in *listInput) (*listing, error) {
 	for _, name := range slices.Sorted(maps.Keys(in.query)) {
 		values := in.query[name]
 		switch name {
-		case paramSelect, paramOrder, paramLimit, paramOffset, paramCursor:
+		case paramSelect, paramOrder, paramLimit, paramOffset, paramCursor, paramBox:
 			if len(values) > 1 {
 				return nil, wrong(name, "is given more than once", "")
 			}
@@ -112,15 +123,12 @@ func (s *Server) readListing(in *listInput) (*listing, error) {
 			}
 		default:
 			if !filterFields.IsFilter(name) {
-				return nil, wrong(shown(name), "is not a known parameter", "parameters are the names of fields, and, or, select, order, limit, offset and cursor")
+				return nil, wrong(shown(name), "is not a known parameter", "parameters are the names of fields, and, or, bbox, select, order, limit, offset and cursor")
 			}
 		}
 	}
 	var err error
-	if l.Where, err = query.Parse(filterFields, in.query); err != nil {
-		return nil, wrongQuery(err)
-	}
-	if l.order, err = query.ParseOrder(filterFields, in.query.Get(paramOrder)); err != nil {
+	if l.Where, l.order, err = parseFilter(in.query); err != nil {
 		return nil, wrongQuery(err)
 	}
 	l.Order = l.order
@@ -132,6 +140,26 @@ func (s *Server) readListing(in *listInput) (*listing, error) {
 	}
 	l.count = parsePrefer(in.Prefer).count
 	return l, nil
+}
+
+// parseFilter reads what a list is about: the conditions, the box, and the
+// order, which goes from west to east through a box unless told.
+func parseFilter(params url.Values) (where query.Node, order query.Order, err error) {
+	if where, err = query.Parse(filterFields, params); err != nil {
+		return where, nil, err
+	}
+	text := params.Get(paramOrder)
+	if box := params.Get(paramBox); box != "" {
+		inside, err := query.ParseBox(paramBox, box, filterFields["x_coord"], filterFields["y_coord"])
+		if err != nil {
+			return where, nil, err
+		}
+		if where = query.Join(where, inside); text == "" {
+			text = "x_coord"
+		}
+	}
+	order, err = query.ParseOrder(filterFields, text)
+	return where, order, err
 }
 
 // readPlace reads which part of the list is wanted.
@@ -209,8 +237,13 @@ func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
 		return nil, err
 	}
 	out := &listOutput{Status: http.StatusOK, Vary: "Accept, Prefer, Range"}
-	if out.ContentType = accepted(in.Accept, typeJSON, typeObject); out.ContentType == "" {
-		return nil, web.NewProblem(http.StatusNotAcceptable, "not_acceptable", "Only "+typeJSON+" and "+typeObject+" can be had here.")
+	if out.ContentType = accepted(in.Accept, listTypes...); out.ContentType == "" {
+		return nil, web.NewProblem(http.StatusNotAcceptable, "not_acceptable", "Only "+strings.Join(listTypes, ", ")+" can be had here.")
+	}
+	if f := streamed[out.ContentType]; f != nil {
+		out.ContentType = f.MediaType
+		out.Body, err = s.stream(ctx, l, f)
+		return out, err
 	}
 	if l.object = out.ContentType == typeObject; l.object {
 		l.Limit = min(l.Limit, 2) // enough to know that it isn't the only one
@@ -239,12 +272,7 @@ func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
 		}
 	}
 	if l.object && len(page.Items) != 1 {
-		p := web.NewProblem(http.StatusNotAcceptable, codeSingle, "One row was asked for, and there are none or several.")
-		p.Details = "The result contains several rows"
-		if len(page.Items) == 0 {
-			p.Details = "The result contains 0 rows"
-		}
-		return nil, p
+		return nil, notSingle(len(page.Items))
 	}
 	if l.back {
 		slices.Reverse(page.Items)
@@ -254,11 +282,12 @@ func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
 	if l.ranged && page.More {
 		out.Status = http.StatusPartialContent
 	}
-	out.Body = l.render(page.Items)
-	out.ETag = etagOf(out.Body)
+	body := l.render(page.Items)
+	out.ETag = etagOf(body)
 	if held, err := parseTags(in.IfNoneMatch); err == nil && held.given() && held.weak(out.ETag) {
-		out.Status, out.ContentType, out.Body = http.StatusNotModified, "", nil
+		out.Status, out.ContentType, body = http.StatusNotModified, "", nil
 	}
+	out.Body = send(out.Status, body)
 	return out, nil
 }
 
@@ -391,6 +420,7 @@ func listParameters() (all []*huma.Param) {
 		Type: huma.TypeInteger, Default: 0, Minimum: &none, Maximum: &deepest,
 	})
 	add(paramCursor, "Opaque, from the Link header of the page before", text())
+	add(paramBox, "West, south, east and north of a box in degrees; a west greater than the east crosses the antimeridian. Its order is x_coord unless given", text())
 	for _, name := range []string{"and", "or", "not.and", "not.or"} {
 		add(name, "Conditions in parentheses with a comma between, such as (boundary_id.is.null,listing_type.not.eq.3)", text())
 	}
@@ -409,8 +439,18 @@ func listParameters() (all []*huma.Param) {
 func documentList(a *web.API) {
 	get := a.Huma.OpenAPI().Paths[pathAll].Get
 	get.Responses["200"].Content[typeObject] = &huma.MediaType{Schema: selectedSchema(a.Huma.OpenAPI().Components.Schemas)}
-	part := *get.Responses["200"]
-	part.Description = "A part of the rows that the Range asked for"
+	part := huma.Response{
+		Description: "A part of the rows that the Range asked for", Headers: get.Responses["200"].Headers,
+		Content: map[string]*huma.MediaType{typeJSON: get.Responses["200"].Content[typeJSON]},
+	}
 	get.Responses["206"] = &part
+	for name, f := range streamed {
+		get.Responses["200"].Content[name] = &huma.MediaType{Schema: &huma.Schema{
+			Type: huma.TypeString, Description: "Everything that matches, as " + f.Name + ": without select, limit, offset and cursor",
+		}}
+	}
+	get.Responses["200"].Content["application/geo+json"].Schema = &huma.Schema{
+		Type: huma.TypeObject, Description: "Everything that matches, as a FeatureCollection (RFC 7946): without select, limit, offset and cursor",
+	}
 	answers(get, http.StatusNotModified, nil, "The client has it: If-None-Match", http.StatusOK)
 }

@@ -278,3 +278,63 @@ func TestRepresentation(t *testing.T) {
 		})
 	}
 }
+
+// places are at borders, both sides of the antimeridian, and the poles.
+var places = map[string][2]float64{
+	"madrid": {-3.7038, 40.4168}, "corner": {-3, 40}, "fiji": {178, -18}, "samoa": {-172, -13.8},
+	"east": {180, 10}, "west": {-180, 10}, "north": {25, 90}, "south": {-70, -90}, "zero": {0, 0},
+}
+
+func TestBox(t *testing.T) {
+	for _, e := range theEngines {
+		t.Run(e.name, func(t *testing.T) {
+			t.Parallel()
+			store, _ := e.open(t)
+			for id, at := range places {
+				m := sample(id)
+				m.XCoord, m.YCoord = at[0], at[1]
+				must(t, store.Insert(t.Context(), m))
+			}
+			c := newClient(t, store)
+			for box, want := range map[string]string{
+				"-4,40,-3,41":                "madrid corner",
+				"-3,40,-3,40":                "corner",
+				"-2.9,39,0,41":               "",
+				"170,-20,-170,20":            "west samoa fiji east",
+				"178,-90,-172,90":            "west samoa south north fiji east",
+				"-180,0,-175,20":             "west east",
+				"175,0,180,20":               "west east",
+				"-180,-90,180,90":            "west samoa south madrid corner zero north fiji east",
+				"0,80,10,90":                 "north",
+				"0,-90,1,-80":                "south",
+				"0,0,0,0":                    "zero",
+				"-180,10,-180,10":            "west east",
+				"-4,40,-3,41&listing_type=7": "",
+				"-4,40,-3,41&order=_id":      "corner madrid",
+			} {
+				if got := idsOf(c.do("GET", at("bbox="+box), "").want(200)); got != want {
+					t.Errorf("%s: %q, want %q", box, got, want)
+				}
+			}
+			var ids []string
+			for next := at("bbox=170,-90,-170,90&limit=2"); next != ""; {
+				a := c.do("GET", next, "").want(200)
+				ids = append(ids, idsOf(a))
+				next = link(a, "next")
+			}
+			if got, want := strings.Join(ids, " "), "west samoa south north fiji east"; got != want {
+				t.Errorf("in pages %q, want %q", got, want)
+			}
+			for box, want := range map[string]string{
+				"1,2,3": "must be four numbers", "1,2,3,4,5": "must be four numbers", "a,2,3,4": "must be four numbers", "NaN,2,3,4": "must be four numbers",
+				"0x1,2,3,4": "must be four numbers", "-181,0,0,0": "has a longitude beyond 180", "0,0,0,91": "latitude beyond 90", "0,2,1,1": "has a south",
+				",,,": "must be four numbers", "1e999,0,0,0": "must be four numbers",
+			} {
+				p := decode[problem](c.do("GET", at("bbox="+box), "").want(400))
+				if len(p.Errors) != 1 || p.Errors[0].Parameter != "bbox" || !strings.Contains(p.Errors[0].Detail, want) {
+					t.Errorf("%s: %+v, want %s", box, p, want)
+				}
+			}
+		})
+	}
+}

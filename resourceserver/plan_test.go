@@ -106,6 +106,7 @@ func TestPlans(t *testing.T) {
 					m := sample(fmt.Sprintf("%06d", i))
 					boundary := int32(i % 50)
 					m.ListingType, m.PropertyType, m.StartMonth, m.BoundaryID = int32(i%5), int32(i%7), int32(i%12), &boundary
+					m.XCoord, m.YCoord = -9+float64(i%130)/10, 36+float64(i%77)/10
 					m.Date, m.OtherID, m.Owner = fmt.Sprintf("20%02d-%02d-%02d", i%20, 1+i%12, 1+i%28), fmt.Sprintf("A%d", i%900), fmt.Sprintf("owner-%d", i%40)
 					if !yield(Row{m, allGiven}, nil) {
 						return
@@ -129,9 +130,7 @@ func TestPlans(t *testing.T) {
 				values, err := url.ParseQuery(text)
 				must(t, err)
 				q := Query{Limit: 50}
-				q.Where, err = query.Parse(filterFields, values)
-				must(t, err)
-				q.Order, err = query.ParseOrder(filterFields, values.Get("order"))
+				q.Where, q.Order, err = parseFilter(values)
 				must(t, err)
 				check(text, q)
 				q.Limit = 3

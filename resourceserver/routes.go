@@ -35,13 +35,16 @@ func (s *Server) routes(a *web.API) {
 	one, many := answerSchema(components.Schemas), pageSchema(components.Schemas)
 
 	route(a, http.MethodGet, pathAll, read, s.list, 200, many, "list-inmuebles", "A page of all inmuebles")
-	route(a, http.MethodPost, pathAll, write, s.create, 201, createdSchema(one, many), "create-inmueble", "Create an inmueble, or many, owned by who asks")
+	route(a, http.MethodPost, pathAll, write, s.createSelect, 201, createdSchema(one, many), "create-inmueble", "Create an inmueble, or many, owned by who asks")
+	route(a, http.MethodPatch, pathAll, write, s.changeWhere, 200, many, "patch-inmuebles", "Change some members of the inmueble that a filter on _id names")
+	route(a, http.MethodDelete, pathAll, write, s.deleteWhere, 200, many, "delete-inmuebles", "Delete the inmueble that a filter on _id names")
 	route(a, http.MethodGet, pathOne, read, s.get, 200, one, "get-inmueble", "One inmueble")
 	route(a, http.MethodPut, pathOne, write, s.replace, 200, one, "replace-inmueble", "Replace all of an inmueble")
 	route(a, http.MethodPatch, pathOne, write, s.patch, 200, one, "patch-inmueble", "Change some members of an inmueble")
 	route(a, http.MethodDelete, pathOne, write, s.delete, 204, nil, "delete-inmueble", "Delete an inmueble")
 	documentList(a)
 	documentWrites(a, one, many)
+	documentPostgREST(a)
 }
 
 // route registers one operation.
@@ -71,6 +74,9 @@ func route[I, O any](a *web.API, method, path, scope string, handler func(contex
 		op.MaxBodyBytes, op.BodyReadTimeout, op.SkipValidateBody = maxBulkBody, requestTimeout, true // readRows does
 		op.Errors = append(op.Errors, http.StatusConflict)
 	case http.MethodPut, http.MethodPatch, http.MethodDelete:
+		if path == pathAll {
+			op.Errors = append(op.Errors, http.StatusNotAcceptable)
+		}
 		op.Errors = append(op.Errors, http.StatusPreconditionFailed, http.StatusPreconditionRequired)
 	}
 	if method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch {

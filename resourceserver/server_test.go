@@ -494,7 +494,8 @@ func TestDocument(t *testing.T) {
 		}
 	}
 	if want := map[string]string{
-		"get /inmuebles": "inmuebles:read", "post /inmuebles": "inmuebles:write", "get /inmuebles/{id}": "inmuebles:read",
+		"get /inmuebles": "inmuebles:read", "post /inmuebles": "inmuebles:write",
+		"patch /inmuebles": "inmuebles:write", "delete /inmuebles": "inmuebles:write", "get /inmuebles/{id}": "inmuebles:read",
 		"put /inmuebles/{id}": "inmuebles:write", "patch /inmuebles/{id}": "inmuebles:write", "delete /inmuebles/{id}": "inmuebles:write",
 	}; fmt.Sprint(scopes) != fmt.Sprint(want) {
 		t.Errorf("operations %v, want %v", scopes, want)

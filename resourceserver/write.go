@@ -99,26 +99,42 @@ func (s *Server) replace(ctx context.Context, in *replaceInput) (*changedOutput,
 }
 
 func (s *Server) patch(ctx context.Context, in *patchInput) (*changedOutput, error) {
-	if !validID(in.ID) {
-		return nil, s.problem(ctx, in.ID, ErrNotFound)
-	}
-	if in.Body.ID != "" && in.Body.ID != in.ID || in.Body.ID == "" && in.Body.given&1 != 0 {
-		return nil, web.Invalid(web.AtMember("/_id", "must be the _id in the path"))
-	}
-	by, err := s.condition(ctx, in.IfMatch, in.IfNoneMatch)
+	stored, err := s.patchOne(ctx, in.ID, in.IfMatch, in.IfNoneMatch, &in.Body)
 	if err != nil {
-		return nil, err
+		return nil, s.changeProblem(ctx, in.ID, err)
 	}
-	row := in.Body.Row
+	return s.changed(ctx, in.Prefer, in.ID, stored, nil)
+}
+
+// patchOne changes one inmueble. The error is an answer or the store's.
+func (s *Server) patchOne(ctx context.Context, id, ifMatch, ifNoneMatch string, body *patch) (Inmueble, error) {
+	if !validID(id) {
+		return Inmueble{}, ErrNotFound
+	}
+	if body.ID != "" && body.ID != id || body.ID == "" && body.given&1 != 0 {
+		return Inmueble{}, web.Invalid(web.AtMember("/_id", "must be the _id of the inmueble that is changed"))
+	}
+	by, err := s.condition(ctx, ifMatch, ifNoneMatch)
+	if err != nil {
+		return Inmueble{}, err
+	}
+	row := body.Row
 	row.UpdatedAt = stamp(s.now())
-	stored, err := s.store.Update(ctx, in.ID, by, func(current Inmueble) (Inmueble, error) {
+	return s.store.Update(ctx, id, by, func(current Inmueble) (Inmueble, error) {
 		next := row.merge(current)
 		return next, next.Validate()
 	})
-	if errors.Is(err, ErrInvalid) && !errors.Is(err, ErrUnreadable) {
-		return nil, invalid("", err)
+}
+
+// changeProblem is the answer to an error of patchOne.
+func (s *Server) changeProblem(ctx context.Context, id string, err error) error {
+	if p, ok := errors.AsType[*web.Problem](err); ok {
+		return p
 	}
-	return s.changed(ctx, in.Prefer, in.ID, stored, err)
+	if errors.Is(err, ErrInvalid) && !errors.Is(err, ErrUnreadable) {
+		return invalid("", err)
+	}
+	return s.problem(ctx, id, err)
 }
 
 // changed answers with what is stored now.
@@ -152,6 +168,8 @@ type createInput struct {
 	Prefer string `header:"Prefer" doc:"return=minimal or return=representation (RFC 7240); resolution=merge-duplicates changes an inmueble whose _id exists, resolution=ignore-duplicates leaves it"`
 	Key    string `header:"Idempotency-Key" maxLength:"255" doc:"Any text, new for each new request: when the answer was lost, the same request with the same key gets it again within 24 hours, and nothing is created twice"`
 	Type   string `header:"Content-Type" hidden:"true"`
+	Selection
+	Columns string `query:"columns" doc:"Ignored, for clients of PostgREST: a row has the members that it has"`
 
 	RawBody []byte `contentType:"application/json"`
 }
