@@ -23,15 +23,15 @@ const (
 )
 
 type resourceserverCmd struct {
-	Listen        string     `default:"127.0.0.1:8001" placeholder:"ADDRESS" env:"URBANDATA_API_LISTEN" help:"Where to listen. (${env}, ${default})"`
-	Issuer        string     `default:"http://127.0.0.1:8000" placeholder:"URL" env:"URBANDATA_API_ISSUER" help:"The iss that tokens must have, byte for byte. (${env}, ${default})"`
-	JWKSURL       string     `name:"jwks-url" placeholder:"URL" env:"URBANDATA_API_JWKS_URL" help:"Where the issuer's keys are fetched; the issuer's /.well-known/jwks.json if not set. (${env})"`
-	AllowHTTP     bool       `name:"allow-http-jwks" env:"URBANDATA_API_ALLOW_HTTP_JWKS" help:"Fetch the keys without TLS from another machine. Who can write to the network between can then make any token. (${env})"`
-	JWKSCacheFile string     `name:"jwks-cache-file" placeholder:"PATH" env:"URBANDATA_API_JWKS_CACHE_FILE" help:"Keep the last good key set here, so that this server can start while the issuer is down. Each replica needs its own. (${env})"`
-	VerifierName  string     `placeholder:"NAME" env:"URBANDATA_API_VERIFIER_NAME" help:"What this server is called when it asks the issuer for keys: up to 64 visible ASCII characters. (${env}, inmuebles@HOSTNAME)"`
-	TokenCacheMB  int64      `name:"token-cache-mb" default:"16" placeholder:"N" env:"URBANDATA_API_TOKEN_CACHE_MB" help:"Memory for verified tokens, in MiB; 0 verifies each token anew with every request. (${env}, ${default})"`
-	Audience      string     `default:"inmuebles" placeholder:"NAME" env:"URBANDATA_API_AUDIENCE" help:"The aud that tokens must have. (${env}, ${default})"`
-	CORSOrigin    []string   `name:"cors-origin" placeholder:"ORIGIN" env:"URBANDATA_CORS_ORIGINS" help:"Let pages of this origin call the API from a browser, such as https://map.example. Repeatable; several with , between. (${env})"`
+	Listen         string   `default:"127.0.0.1:8001" placeholder:"ADDRESS" env:"URBANDATA_API_LISTEN" help:"Where to listen. (${env}, ${default})"`
+	Issuer         string   `default:"http://127.0.0.1:8000" placeholder:"URL" env:"URBANDATA_API_ISSUER" help:"The iss that tokens must have, byte for byte. (${env}, ${default})"`
+	JWKSURL        string   `name:"jwks-url" placeholder:"URL" env:"URBANDATA_API_JWKS_URL" help:"Where the issuer's keys are fetched; the issuer's /.well-known/jwks.json if not set. (${env})"`
+	AllowHTTP      bool     `name:"allow-http-jwks" env:"URBANDATA_API_ALLOW_HTTP_JWKS" help:"Fetch the keys without TLS from another machine. Who can write to the network between can then make any token. (${env})"`
+	JWKSCacheFile  string   `name:"jwks-cache-file" placeholder:"PATH" env:"URBANDATA_API_JWKS_CACHE_FILE" help:"Keep the last good key set here, so that this server can start while the issuer is down. Each replica needs its own. (${env})"`
+	VerifierName   string   `placeholder:"NAME" env:"URBANDATA_API_VERIFIER_NAME" help:"What this server is called when it asks the issuer for keys: up to 64 visible ASCII characters. (${env}, inmuebles@HOSTNAME)"`
+	TokenCacheMB   int64    `name:"token-cache-mb" default:"16" placeholder:"N" env:"URBANDATA_API_TOKEN_CACHE_MB" help:"Memory for verified tokens, in MiB; 0 verifies each token anew with every request. (${env}, ${default})"`
+	Audience       string   `default:"inmuebles" placeholder:"NAME" env:"URBANDATA_API_AUDIENCE" help:"The aud that tokens must have. (${env}, ${default})"`
+	CORSOrigin     []string `name:"cors-origin" placeholder:"ORIGIN" env:"URBANDATA_CORS_ORIGINS" help:"Let pages of this origin call the API from a browser, such as https://map.example. Repeatable; several with , between. (${env})"`
 	inmueblesFlags `embed:""`
 
 	MetricsListen string     `default:"127.0.0.1:9001" placeholder:"ADDRESS" env:"URBANDATA_METRICS_LISTEN" help:"Where to serve /metrics and /debug/pprof; off for nowhere. (${env}, ${default})"`
