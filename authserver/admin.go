@@ -3,7 +3,6 @@ package authserver
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -66,6 +65,11 @@ func (s *Server) administrator(ctx context.Context) (*caller, error) {
 		return nil, insufficientScope()
 	}
 	return c, nil
+}
+
+// acting names the caller in the history of what is done under the context.
+func (c *caller) acting(ctx context.Context) context.Context {
+	return keys.WithActor(ctx, "user "+c.user.ID)
 }
 
 func insufficientScope() *web.Problem {
@@ -154,7 +158,7 @@ func (s *Server) rotateKey(ctx context.Context, in *rotateInput) (*adminRingOutp
 			return nil
 		}
 		s.log.InfoContext(ctx, "a rotation is asked for", slog.String("user", c.user.ID), slog.String("alg", in.Body.Alg), slog.Bool("emergency", in.Body.Emergency))
-		return keeper.Rotate(ctx, alg, in.Body.Emergency)
+		return keeper.Rotate(c.acting(ctx), alg, in.Body.Emergency)
 	})
 }
 
@@ -177,7 +181,7 @@ func (s *Server) revokeKey(ctx context.Context, in *revokeInput) (*adminRingOutp
 	}
 	return s.change(ctx, c, in.IdempotencyKey, in.KeyID, []any{"revoke", in.KeyID, in.Body}, func(string) error {
 		s.log.InfoContext(ctx, "a revocation is asked for", slog.String("user", c.user.ID), slog.String("kid", in.KeyID))
-		return s.issuer.keys.Revoke(ctx, in.KeyID, fmt.Sprintf("%s (user %s)", reason, c.user.ID))
+		return s.issuer.keys.Revoke(c.acting(ctx), in.KeyID, reason)
 	})
 }
 

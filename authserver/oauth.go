@@ -104,10 +104,13 @@ func (s *Server) oauthRoute(path, id, summary string, own []param, h func(contex
 
 	schema := &huma.Schema{Type: huma.TypeObject, Properties: map[string]*huma.Schema{}}
 	for _, p := range params {
-		schema.Properties[p.name] = &huma.Schema{Type: huma.TypeString, Description: p.doc}
+		property := &huma.Schema{Type: huma.TypeString, Description: p.doc}
 		if p.required {
+			one := 1 // an empty value counts as none
+			property.MinLength = &one
 			schema.Required = append(schema.Required, p.name)
 		}
+		schema.Properties[p.name] = property
 	}
 	object := map[string]*huma.MediaType{"application/json": {Schema: &huma.Schema{Type: huma.TypeObject}}}
 	responses := map[string]*huma.Response{"200": {Description: "OK", Content: object}}

@@ -62,13 +62,13 @@ var testSealer = sync.OnceValues(func() (keys.Sealer, error) { return keys.NewSe
 // authn is a server under test.
 type authn struct {
 	*Server
-	t     *testing.T
+	t     testing.TB
 	clock *clock
 	log   *bytes.Buffer
 	store *Store
 }
 
-func newAuthn(t *testing.T, db *database.SQL, change ...func(*Options)) *authn {
+func newAuthn(t testing.TB, db *database.SQL, change ...func(*Options)) *authn {
 	t.Helper()
 	a := &authn{t: t, clock: &clock{now: time.Now()}, log: &bytes.Buffer{}}
 	sealer, err := testSealer()

@@ -248,7 +248,7 @@ func (k *Keeper) swap(ctx context.Context, edit Edit) error {
 			return fmt.Errorf("a change of the ring is left to a replica whose clock is right: %w", err)
 		}
 		for i := range events {
-			events[i].Actor = k.name
+			events[i].Actor = cmp.Or(actorOf(ctx), k.name)
 		}
 		next.Version = ring.Version + 1
 		// Opened before it is stored: what can't be opened must not get there.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -115,10 +116,11 @@ func chart(out io.Writer, from, to time.Time, ring keys.Ring, events []keys.Even
 	var algs []string
 	for _, l := range lanes {
 		width = max(width, len(l.id))
-		if !strings.Contains(strings.Join(algs, " ")+" ", l.alg+" ") {
+		if !slices.Contains(algs, l.alg) {
 			algs = append(algs, l.alg)
 		}
 	}
+	slices.Sort(algs)
 	days := int(to.Sub(from).Hours()+12) / 24
 	fmt.Fprintf(out, "%-*s  %s%*s\n", width, "", from.UTC().Format(time.DateOnly), chartWidth-len(time.DateOnly), fmt.Sprintf("day %d", days))
 	for _, alg := range algs {

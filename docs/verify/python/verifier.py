@@ -28,6 +28,6 @@ def verify(token: str) -> dict:
 
 for line in sys.stdin:
     try:
-        print("ok", verify(line.strip())["sub"], flush=True)
+        print("ok", ascii(verify(line.strip())["sub"]), flush=True)
     except jwt.PyJWTError as error:
         print("refused", repr(error), flush=True)
