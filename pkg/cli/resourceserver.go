@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/urbandata/urbandata/authserver"
 	"github.com/urbandata/urbandata/migrations"
 	"github.com/urbandata/urbandata/pkg/cli/database"
@@ -23,15 +25,15 @@ const (
 )
 
 type resourceserverCmd struct {
-	Listen        string     `default:"127.0.0.1:8001" placeholder:"ADDRESS" env:"URBANDATA_API_LISTEN" help:"Where to listen. (${env}, ${default})"`
-	Issuer        string     `default:"http://127.0.0.1:8000" placeholder:"URL" env:"URBANDATA_API_ISSUER" help:"The iss that tokens must have, byte for byte. (${env}, ${default})"`
-	JWKSURL       string     `name:"jwks-url" placeholder:"URL" env:"URBANDATA_API_JWKS_URL" help:"Where the issuer's keys are fetched; the issuer's /.well-known/jwks.json if not set. (${env})"`
-	AllowHTTP     bool       `name:"allow-http-jwks" env:"URBANDATA_API_ALLOW_HTTP_JWKS" help:"Fetch the keys without TLS from another machine. Who can write to the network between can then make any token. (${env})"`
-	JWKSCacheFile string     `name:"jwks-cache-file" placeholder:"PATH" env:"URBANDATA_API_JWKS_CACHE_FILE" help:"Keep the last good key set here, so that this server can start while the issuer is down. Each replica needs its own. (${env})"`
-	VerifierName  string     `placeholder:"NAME" env:"URBANDATA_API_VERIFIER_NAME" help:"What this server is called when it asks the issuer for keys: up to 64 visible ASCII characters. (${env}, inmuebles@HOSTNAME)"`
-	TokenCacheMB  int64      `name:"token-cache-mb" default:"16" placeholder:"N" env:"URBANDATA_API_TOKEN_CACHE_MB" help:"Memory for verified tokens, in MiB; 0 verifies each token anew with every request. (${env}, ${default})"`
-	Audience      string     `default:"inmuebles" placeholder:"NAME" env:"URBANDATA_API_AUDIENCE" help:"The aud that tokens must have. (${env}, ${default})"`
-	CORSOrigin    []string   `name:"cors-origin" placeholder:"ORIGIN" env:"URBANDATA_CORS_ORIGINS" help:"Let pages of this origin call the API from a browser, such as https://map.example. Repeatable; several with , between. (${env})"`
+	Listen         string   `default:"127.0.0.1:8001" placeholder:"ADDRESS" env:"URBANDATA_API_LISTEN" help:"Where to listen. (${env}, ${default})"`
+	Issuer         string   `default:"http://127.0.0.1:8000" placeholder:"URL" env:"URBANDATA_API_ISSUER" help:"The iss that tokens must have, byte for byte. (${env}, ${default})"`
+	JWKSURL        string   `name:"jwks-url" placeholder:"URL" env:"URBANDATA_API_JWKS_URL" help:"Where the issuer's keys are fetched; the issuer's /.well-known/jwks.json if not set. (${env})"`
+	AllowHTTP      bool     `name:"allow-http-jwks" env:"URBANDATA_API_ALLOW_HTTP_JWKS" help:"Fetch the keys without TLS from another machine. Who can write to the network between can then make any token. (${env})"`
+	JWKSCacheFile  string   `name:"jwks-cache-file" placeholder:"PATH" env:"URBANDATA_API_JWKS_CACHE_FILE" help:"Keep the last good key set here, so that this server can start while the issuer is down. Each replica needs its own. (${env})"`
+	VerifierName   string   `placeholder:"NAME" env:"URBANDATA_API_VERIFIER_NAME" help:"What this server is called when it asks the issuer for keys: up to 64 visible ASCII characters. (${env}, inmuebles@HOSTNAME)"`
+	TokenCacheMB   int64    `name:"token-cache-mb" default:"16" placeholder:"N" env:"URBANDATA_API_TOKEN_CACHE_MB" help:"Memory for verified tokens, in MiB; 0 verifies each token anew with every request. (${env}, ${default})"`
+	Audience       string   `default:"inmuebles" placeholder:"NAME" env:"URBANDATA_API_AUDIENCE" help:"The aud that tokens must have. (${env}, ${default})"`
+	CORSOrigin     []string `name:"cors-origin" placeholder:"ORIGIN" env:"URBANDATA_CORS_ORIGINS" help:"Let pages of this origin call the API from a browser, such as https://map.example. Repeatable; several with , between. (${env})"`
 	inmueblesFlags `embed:""`
 
 	MetricsListen string     `default:"127.0.0.1:9001" placeholder:"ADDRESS" env:"URBANDATA_METRICS_LISTEN" help:"Where to serve /metrics and /debug/pprof; off for nowhere. (${env}, ${default})"`
@@ -129,6 +131,7 @@ func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, ur
 	if err != nil {
 		return wrongSetting("--jwks-url (URBANDATA_API_JWKS_URL), --audience (URBANDATA_API_AUDIENCE) or --verifier-name (URBANDATA_API_VERIFIER_NAME)", "%s", err)
 	}
+	registerVerifierMetrics(g.metrics, verifier)
 	store, closer, err := openInmuebles(p.ctx, url)
 	if err != nil {
 		return err
@@ -185,4 +188,23 @@ func openInmuebles(ctx context.Context, url string) (inmueblesStore, func() erro
 		return nil, nil, errors.Join(fmt.Errorf("open the store of inmuebles: %w", err), db.Close())
 	}
 	return store, func() error { return errors.Join(store.Close(), db.Close()) }, nil
+}
+
+// registerVerifierMetrics shows how a verifier stands with its keys and tokens.
+func registerVerifierMetrics(reg prometheus.Registerer, v *verify.Verifier) {
+	gauge := func(name, help string, value func(verify.Stats) float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "urbandata_" + name, Help: help},
+			func() float64 { return value(v.Stats()) }))
+	}
+	counter := func(name, help string, value func(verify.Stats) float64) {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "urbandata_" + name, Help: help},
+			func() float64 { return value(v.Stats()) }))
+	}
+	gauge("keyset_keys", "Public keys held, by which tokens are verified.", func(s verify.Stats) float64 { return float64(s.Keys) })
+	gauge("keyset_age_seconds", "Time since the issuer last confirmed the key set.", func(s verify.Stats) float64 { return s.Age.Seconds() })
+	gauge("token_cache_bytes", "Memory taken by verified tokens.", func(s verify.Stats) float64 { return float64(s.TokenBytes) })
+	counter("token_cache_stored_total", "Tokens that were verified by their signature and then kept.",
+		func(s verify.Stats) float64 { return float64(s.TokensStored) })
+	counter("token_cache_evicted_total", "Good tokens given up for want of room.",
+		func(s verify.Stats) float64 { return float64(s.TokensEvicted) })
 }
