@@ -145,11 +145,11 @@ func makeUp(seed, i uint64, owner string) Inmueble {
 
 	m := Inmueble{
 		ID:      hex.EncodeToString(madeUpID(seed, i)),
-		OtherID: fmt.Sprintf("DEMO%06d", i), BuildStatus: int32(1 + r.IntN(4)), IsActive: r.IntN(6) > 0,
-		StartMonth: int32(listed.Month()), DateDiff: int32(listed.Sub(in).Hours() / 24),
+		OtherID: fmt.Sprintf("DEMO%06d", i), BuildStatus: int32(1 + r.IntN(4)), IsActive: r.IntN(6) > 0, //nolint:gosec // small
+		StartMonth: int32(listed.Month()), DateDiff: int32(listed.Sub(in).Hours() / 24), //nolint:gosec // small
 		Title: title, Description: strings.Join(text, " "),
 		DateIn: in.Format(time.DateOnly), Date: listed.Format(time.DateOnly),
-		PropertyType: k.code, EndWeek: int32(week), TypologyType: int32(1 + r.IntN(5)), ListingType: 1,
+		PropertyType: k.code, EndWeek: int32(week), TypologyType: int32(1 + r.IntN(5)), ListingType: 1, //nolint:gosec // small
 		XCoord: around(r, p.x, p.spread), YCoord: around(r, p.y, p.spread*.75),
 		Owner: owner, CreatedAt: stamp(in), UpdatedAt: stamp(in),
 	}
@@ -157,7 +157,7 @@ func makeUp(seed, i uint64, owner string) Inmueble {
 		m.ListingType = 2
 	}
 	if r.IntN(5) > 0 {
-		made := int32(1 + r.IntN(6))
+		made := int32(1 + r.IntN(6)) //nolint:gosec // small
 		m.ConstructionType = &made
 	}
 	if r.IntN(8) > 0 {
@@ -174,9 +174,9 @@ func makeUp(seed, i uint64, owner string) Inmueble {
 
 // madeUpID is recognisable, and orders the inmuebles of a seed.
 func madeUpID(seed, i uint64) []byte {
-	id := []byte{0xde, 0x30, byte(seed >> 8), byte(seed)}
+	id := []byte{0xde, 0x30, byte(seed >> 8), byte(seed)} //nolint:gosec // the byte alone is wanted
 	for shift := 56; shift >= 0; shift -= 8 {
-		id = append(id, byte(i>>shift))
+		id = append(id, byte(i>>shift)) //nolint:gosec // the byte alone is wanted
 	}
 	return id
 }
