@@ -3,6 +3,7 @@ package authserver
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -134,11 +135,12 @@ type rotateInput struct {
 	Body           struct {
 		Alg       string `json:"alg" enum:"EdDSA,RS256,ES256,PS256" doc:"The algorithm whose next key is to take over" example:"EdDSA"`
 		Emergency bool   `json:"emergency,omitempty" doc:"At once, whether every verifier holds the next key or not"`
+		To        string `json:"to,omitempty" maxLength:"64" pattern:"^[A-Za-z0-9_-]+$" doc:"The kid that is to take over, as listed; 409 when another stands by. Without it a rotation that has just happened by itself is followed by one more, to a key that nobody holds yet"`
 	}
 }
 
-// rotateKey is about the stand-by of the moment: when that one doesn't stand
-// by any more, the rotation has happened.
+// rotateKey is about one stand-by, the one of the moment if none is named: when
+// that one signs, the rotation has happened.
 func (s *Server) rotateKey(ctx context.Context, in *rotateInput) (*adminRingOutput, error) {
 	c, err := s.administrator(ctx)
 	if err != nil {
@@ -149,16 +151,17 @@ func (s *Server) rotateKey(ctx context.Context, in *rotateInput) (*adminRingOutp
 	if err := keeper.Tick(ctx); err != nil {
 		return nil, err
 	}
-	var subject string
-	if next := keeper.Ring().Standby(alg); next != nil {
+	subject := in.Body.To
+	if next := keeper.Ring().Standby(alg); subject == "" && next != nil {
 		subject = next.ID
 	}
+	if k := keeper.Ring().Key(subject); subject == "" || k != nil && k.Alg != alg {
+		return nil, fmt.Errorf("%w: none for %s", keys.ErrNoKey, alg)
+	}
 	return s.change(ctx, c, in.IdempotencyKey, subject, []any{"rotate", in.Body}, func(subject string) error {
-		if next := keeper.Ring().Standby(alg); next != nil && subject != "" && next.ID != subject {
-			return nil
-		}
-		s.log.InfoContext(ctx, "a rotation is asked for", slog.String("user", c.user.ID), slog.String("alg", in.Body.Alg), slog.Bool("emergency", in.Body.Emergency))
-		return keeper.Rotate(c.acting(ctx), alg, in.Body.Emergency)
+		s.log.InfoContext(ctx, "a rotation is asked for", slog.String("user", c.user.ID), slog.String("alg", in.Body.Alg),
+			slog.String("to", subject), slog.Bool("emergency", in.Body.Emergency))
+		return keeper.RotateTo(c.acting(ctx), subject, in.Body.Emergency)
 	})
 }
 

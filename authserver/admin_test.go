@@ -83,6 +83,24 @@ func TestAdminKeys(t *testing.T) {
 			t.Errorf("with another key it must rotate again: %d %s", w.Code, w.Body)
 		}
 
+		// To a key that is named: it is done when that one signs, and refused
+		// when it doesn't stand by.
+		signs := a.signing(jose.EdDSA).ID
+		a.forward(time.Second) // a stand-by
+		if w := a.ask("/admin/keys/rotate", admin, "night-4", `{"alg":"EdDSA","emergency":true,"to":"`+signs+`"}`); w.Code != 200 || a.signing(jose.EdDSA).ID != signs {
+			t.Errorf("to the key that signs: %d %s", w.Code, w.Body)
+		}
+		if w := a.ask("/admin/keys/rotate", admin, "night-5", `{"alg":"EdDSA","emergency":true,"to":"`+first+`"}`); w.Code != 409 || a.signing(jose.EdDSA).ID != signs {
+			t.Errorf("to a key that has retired: %d %s", w.Code, w.Body)
+		}
+		next := a.issuer.keys.Ring().Standby(jose.EdDSA).ID
+		if w := a.ask("/admin/keys/rotate", admin, "night-6", `{"alg":"RS256","emergency":true,"to":"`+next+`"}`); w.Code != 404 {
+			t.Errorf("to a key of another algorithm: %d %s", w.Code, w.Body)
+		}
+		if w := a.ask("/admin/keys/rotate", admin, "night-7", `{"alg":"EdDSA","emergency":true,"to":"`+next+`"}`); w.Code != 200 || a.signing(jose.EdDSA).ID != next {
+			t.Errorf("to the stand-by: %d %s", w.Code, w.Body)
+		}
+
 		// Revoke.
 		stolen := a.signing(jose.EdDSA).ID // the other algorithm's signed our own token
 		if w := a.ask("/admin/keys/"+stolen+"/revoke", admin, "night-3", `{"reason":"found in a backup"}`); w.Code != 200 {
@@ -210,6 +228,8 @@ func TestAdminIsForAdministrators(t *testing.T) {
 		{"no alg", "rotate", "k", `{}`, 422},
 		{"alg none", "rotate", "k", `{"alg":"none"}`, 422},
 		{"an algorithm without keys", "rotate", "k1", `{"alg":"ES256"}`, 404},
+		{"to is a path", "rotate", "k", `{"alg":"EdDSA","to":"../x"}`, 422},
+		{"to is nobody", "rotate", "k3", `{"alg":"EdDSA","to":"nobody"}`, 404},
 		{"alg is a list", "rotate", "k", `{"alg":["EdDSA"]}`, 422},
 		{"emergency is text", "rotate", "k", `{"alg":"EdDSA","emergency":"true"}`, 422},
 		{"an unknown member", "rotate", "k", `{"alg":"EdDSA","force":true}`, 422},

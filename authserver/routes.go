@@ -164,6 +164,10 @@ func problem(ctx context.Context, err error) *web.Problem {
 	case errors.Is(err, keys.ErrNoKey):
 		web.NoteCause(ctx, err)
 		return web.NewProblem(http.StatusNotFound, "no_such_key", "There is no such key, or none of this algorithm that could take over.")
+	case errors.Is(err, keys.ErrNotStandby):
+		web.NoteCause(ctx, err)
+		return web.NewProblem(http.StatusConflict, "not_standby", "The key is not the one that is next to sign. Look at the keys again.",
+			web.AtMember("/to", "is not the key that stands by"))
 	case errors.Is(err, ErrIdempotencyReuse):
 		return web.NewProblem(http.StatusUnprocessableEntity, "idempotency_key_reused", "This Idempotency-Key came with another request before. Use a new one.",
 			web.FieldError{Header: "Idempotency-Key", Detail: "was used for another request"})

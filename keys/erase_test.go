@@ -81,7 +81,7 @@ func TestASignerIsErasedWhenNobodyHasIt(t *testing.T) {
 	if _, err := s.Sign("at+jwt", []byte("{}")); err != nil {
 		t.Fatal(err)
 	}
-	s = nil //nolint:ineffassign // lets go of it
+	s = nil
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {

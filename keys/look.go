@@ -1,6 +1,14 @@
 package keys
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// ErrNotStandby says that a key is not the one that is next to sign.
+var ErrNotStandby = errors.New("keys: the key doesn't stand by")
 
 // History returns the newest changes of the stored ring; see [Store.History].
 func (k *Keeper) History(ctx context.Context, limit int) ([]Event, error) {
@@ -24,4 +32,24 @@ func WithActor(ctx context.Context, actor string) context.Context {
 func actorOf(ctx context.Context) string {
 	actor, _ := ctx.Value(actorKey{}).(string)
 	return actor
+}
+
+// RotateTo is Rotate to the stand-by that the caller has seen. When that one
+// signs by now nothing is left to do; when it is anything else, another
+// stand-by may be one that no verifier holds, and the error is
+// [ErrNotStandby].
+func (k *Keeper) RotateTo(ctx context.Context, kid string, emergency bool) error {
+	return k.change(ctx, func(now time.Time, ring Ring) (Ring, []Event, error) {
+		key := ring.Key(kid)
+		switch {
+		case key == nil:
+			return ring, nil, fmt.Errorf("%w: %q", ErrNoKey, kid)
+		case key.State == Signing:
+			return ring, nil, nil
+		}
+		if next := ring.Standby(key.Alg); next == nil || next.ID != kid {
+			return ring, nil, fmt.Errorf("%w: %s is %s", ErrNotStandby, kid, key.State)
+		}
+		return Rotate(now, ring, key.Alg, emergency)
+	})
 }

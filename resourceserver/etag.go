@@ -29,6 +29,9 @@ func (m *Inmueble) ETag() string { return etagOf(m.AppendJSON(nil)) }
 // errTags is returned for a header that is no list of entity tags.
 var errTags = errors.New(`must be * or entity tags in quotes, such as "x", with , between`)
 
+// patternTags is what parseTags reads, as an expression.
+const patternTags = `^[ \t]*(\*|(W/)?"[^\x00-\x20\x7f"]*"([ \t]*,[, \t]*(W/)?"[^\x00-\x20\x7f"]*")*[ \t]*(,[, \t]*)?)?[ \t]*$`
+
 // tagSet is what an If-Match or If-None-Match lists. The zero set was not
 // given.
 type tagSet struct {

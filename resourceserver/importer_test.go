@@ -1,7 +1,9 @@
 package resourceserver
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -391,12 +393,22 @@ func FuzzParseStored(f *testing.F) {
 	f.Add(m.appendStored(nil))
 	f.Add([]byte(`{"x_coord":1e999}`))
 	f.Add([]byte(`{"a":[{}],"other_id":169.0}`))
+	f.Add(bytes.Replace(m.appendStored(nil), []byte(`"end_week":7`), []byte(`"end_week":7e0,"end_week":-7.0`), 1))
+	f.Add(bytes.Replace(m.appendStored(nil), []byte(`"date":"2021-03-02"`), []byte(`"date":"2021-03-02T00:00Z","date_key":"2021-03-02"`), 1))
 	f.Fuzz(func(t *testing.T, doc []byte) {
 		var m, again Inmueble
-		if err := m.parseStored("a", doc); err != nil {
+		err := m.parseStored("a", doc)
+		if json.Valid(doc) { // the fast reader is given nothing else
+			slow := again.parseAnyStored("a", doc)
+			if (err == nil) != (slow == nil) || err == nil && asJSON(m) != asJSON(again) {
+				t.Fatalf("fast %v %s, slow %v %s", err, asJSON(m), slow, asJSON(again))
+			}
+		}
+		if err != nil {
 			wantErr(t, err, ErrInvalid)
 			return
 		}
+		again = Inmueble{}
 		must(t, again.parseStored("a", m.appendStored(nil)))
 		wantSame(t, again, m)
 	})

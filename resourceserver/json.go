@@ -157,6 +157,17 @@ func (s *storedJSON) UnmarshalJSONFrom(dec *jsontext.Decoder) (err error) {
 // parseStored reads the stored document of an inmueble and leaves what the
 // server set alone. The inmueble is valid, or the error wraps [ErrInvalid].
 func (m *Inmueble) parseStored(id string, doc []byte) error {
+	before := *m
+	if got, ok := m.readOwn(doc); ok && got.missing(1) == nil {
+		m.ID = id
+		return m.Validate()
+	}
+	*m = before
+	return m.parseAnyStored(id, doc)
+}
+
+// parseAnyStored is parseStored in whatever form the document is.
+func (m *Inmueble) parseAnyStored(id string, doc []byte) error {
 	s := storedJSON{m: m}
 	if err := json.Unmarshal(doc, &s); err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)

@@ -45,8 +45,10 @@ func idsOf(a answer) string {
 }
 
 // link is the target of a relation, "" if there is none.
-func link(a answer, rel string) string {
-	found := regexp.MustCompile(`<([^>]*)>; rel="` + rel + `"`).FindStringSubmatch(a.Header().Get("Link"))
+func link(a answer, rel string) string { return linkIn(a.Header().Get("Link"), rel) }
+
+func linkIn(header, rel string) string {
+	found := regexp.MustCompile(`<([^>]*)>; rel="` + rel + `"`).FindStringSubmatch(header)
 	if found == nil {
 		return ""
 	}
@@ -131,8 +133,7 @@ func TestFilters(t *testing.T) {
 					t.Errorf("%.60s: %+v, want %s", query, p, want)
 				}
 			}
-			var p struct{ Message, Code, Details, Hint string }
-			p = decode[struct{ Message, Code, Details, Hint string }](c.do("GET", at("offset=10001"), "").want(400))
+			p := decode[struct{ Message, Code, Details, Hint string }](c.do("GET", at("offset=10001"), "").want(400))
 			if p.Message == "" || p.Code == "" || !strings.Contains(p.Details, "offset") || !strings.Contains(p.Hint, "cursor") {
 				t.Errorf("for PostgREST's clients: %+v", p)
 			}

@@ -141,15 +141,18 @@ func (s *Mongo) Find(ctx context.Context, q Query) (page Page, err error) {
 			SetLimit(limit).SetBatchSize(batch).SetMaxTime(timeLeft(ctx)))
 	} else {
 		cursor, err = s.inmuebles.Aggregate(ctx, mongo.Pipeline{
-			{{Key: "$match", Value: filter}}, {{Key: "$addFields", Value: computed}}, {{Key: "$sort", Value: sort}},
-			{{Key: "$skip", Value: q.Skip}}, {{Key: "$limit", Value: limit}},
+			{{Key: "$match", Value: filter}},
+			{{Key: "$addFields", Value: computed}},
+			{{Key: "$sort", Value: sort}},
+			{{Key: "$skip", Value: q.Skip}},
+			{{Key: "$limit", Value: limit}},
 		}, options.Aggregate().SetBatchSize(batch).SetMaxTime(timeLeft(ctx)))
 	}
 	if err != nil {
 		return Page{}, mongoError("list", err)
 	}
 	defer func() { _ = cursor.Close(context.WithoutCancel(ctx)) }()
-	page.After, page.Skip = q.After, q.Skip
+	page = Page{After: q.After, Skip: q.Skip, Items: make([]Inmueble, 0, min(q.Limit, defaultLimit))}
 	for n, size := 0, 0; cursor.Next(ctx); n++ {
 		if n == q.Limit || size >= maxPageBytes {
 			page.More = true

@@ -73,8 +73,11 @@ func planMongo(s *Mongo) planner {
 		var answer bson.M
 		must(t, s.inmuebles.Database().RunCommand(context.WithoutCancel(t.Context()), bson.D{
 			{Key: "explain", Value: bson.D{
-				{Key: "find", Value: s.inmuebles.Name()}, {Key: "filter", Value: filter}, {Key: "sort", Value: sort},
-				{Key: "skip", Value: q.Skip}, {Key: "limit", Value: q.Limit + 1},
+				{Key: "find", Value: s.inmuebles.Name()},
+				{Key: "filter", Value: filter},
+				{Key: "sort", Value: sort},
+				{Key: "skip", Value: q.Skip},
+				{Key: "limit", Value: q.Limit + 1},
 			}},
 			{Key: "verbosity", Value: "queryPlanner"},
 		}).Decode(&answer))

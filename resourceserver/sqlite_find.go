@@ -39,14 +39,14 @@ func (s *statements) get(ctx context.Context, text string) (*sqlx.Stmt, error) {
 	if stmt != nil {
 		return stmt, nil
 	}
-	stmt, err := s.db.PreparexContext(ctx, text) //nolint:sqlclosecheck // close does
+	stmt, err := s.db.PreparexContext(ctx, text)
 	if err != nil {
 		return nil, sqliteError(ctx, "prepare", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if other := s.all[text]; other != nil { // somebody was faster
-		_ = stmt.Close()
+		defer func() { _ = stmt.Close() }()
 		return other, nil
 	}
 	if len(s.all) >= s.most {
@@ -79,7 +79,7 @@ func (s *SQLite) Find(ctx context.Context, q Query) (Page, error) {
 	if q.After != nil {
 		parts = q.Order.Seek(q.After)
 	}
-	page := Page{After: q.After, Skip: q.Skip}
+	page := Page{After: q.After, Skip: q.Skip, Items: make([]Inmueble, 0, min(q.Limit, defaultLimit))}
 	if len(parts) == 1 {
 		return page, s.findPart(ctx, nil, &q, &parts[0], &page)
 	}
@@ -107,7 +107,7 @@ func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, part *quer
 		return err
 	}
 	if tx != nil {
-		stmt = tx.StmtxContext(ctx, stmt)
+		stmt = tx.StmtxContext(ctx, stmt) //nolint:sqlclosecheck // the end of the transaction does
 	}
 	met := len(page.Items) + len(page.Unreadable)
 	rows, err := stmt.QueryxContext(ctx, append(args, q.Limit-met+1, q.Skip)...)
@@ -177,7 +177,7 @@ func readRows(ctx context.Context, rows *sqlx.Rows, page *Page, q *Query, order 
 // Count counts rows.
 func (s *SQLite) Count(ctx context.Context, where query.Node, most int) (n int, err error) {
 	text, args := where.AppendSQL([]byte("SELECT count(*) FROM (SELECT 1 FROM inmuebles WHERE "), nil)
-	stmt, err := s.finds.get(ctx, string(text)+" LIMIT ?)")
+	stmt, err := s.finds.get(ctx, string(text)+" LIMIT ?)") //nolint:sqlclosecheck // it is kept
 	if err != nil {
 		return 0, err
 	}

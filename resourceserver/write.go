@@ -341,12 +341,7 @@ func hash(texts ...string) string {
 func (s *Server) readRows(body []byte, contentType string, upsert bool) (rows []Row, many bool, err error) {
 	mediaType, _, _ := mime.ParseMediaType(contentType) // package web has read it
 	text := bytes.TrimLeft(body, " \t\r\n")
-	switch {
-	case mediaType == typeNDJSON:
-		many = true
-	case len(text) > 0 && text[0] == '[':
-		many = true
-	default:
+	if mediaType != typeNDJSON && (len(text) == 0 || text[0] != '[') {
 		r, err := s.readRow(body, upsert)
 		if err != nil {
 			return nil, false, err
@@ -458,6 +453,14 @@ func documentWrites(a *web.API, one, many *huma.Schema) {
 	answers(paths[pathOne].Get, http.StatusNotModified, nil, "The client has it: If-None-Match", http.StatusOK)
 	answers(paths[pathOne].Put, http.StatusNoContent, nil, "Replaced: Prefer: return=minimal", http.StatusOK)
 	answers(paths[pathOne].Patch, http.StatusNoContent, nil, "Changed: Prefer: return=minimal", http.StatusOK)
+	// Only for readers of the document: parseTags judges, and says more.
+	for _, op := range []*huma.Operation{paths[pathOne].Put, paths[pathOne].Patch, paths[pathOne].Delete} {
+		for _, p := range op.Parameters {
+			if p.Name == "If-Match" || p.Name == "If-None-Match" {
+				p.Schema.Extensions = map[string]any{"pattern": patternTags}
+			}
+		}
+	}
 	// Clients that know no merge patch send the same as plain JSON.
 	change := paths[pathOne].Patch.RequestBody.Content
 	change[typeJSON] = change[typePatch]

@@ -111,8 +111,8 @@ func (e *Entry) sum(log string, previous Hash) Hash {
 	part([]byte("urbandata audit 1"))
 	part([]byte(log))
 	part(previous[:])
-	part(binary.BigEndian.AppendUint64(nil, uint64(e.Seq)))            //nolint:gosec // a bit pattern
-	part(binary.BigEndian.AppendUint64(nil, uint64(e.At.UnixMilli()))) //nolint:gosec // a bit pattern
+	part(binary.BigEndian.AppendUint64(nil, uint64(e.Seq))) //nolint:gosec // a bit pattern
+	part(binary.BigEndian.AppendUint64(nil, uint64(e.At.UnixMilli())))
 	for _, text := range []string{e.Actor, e.Action, e.Subject, e.Reason, e.Before, e.After} {
 		part([]byte(text))
 	}

@@ -24,8 +24,8 @@ const (
 	envSealingKey   = "URBANDATA_SEALING_KEY"
 	envPassword     = "URBANDATA_PASSWORD" //nolint:gosec // the variable's name
 
-	envSealingPassphrase = "URBANDATA_SEALING_PASSPHRASE" //nolint:gosec // the variable's name
-	envKeyPassphrase     = "URBANDATA_KEY_PASSPHRASE"     //nolint:gosec // the variable's name
+	envSealingPassphrase = "URBANDATA_SEALING_PASSPHRASE"
+	envKeyPassphrase     = "URBANDATA_KEY_PASSPHRASE" //nolint:gosec // the variable's name
 )
 
 // settingError is a wrong setting: one sentence that names it and the fix.

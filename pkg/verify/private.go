@@ -19,7 +19,9 @@ import (
 // no two readers see different claims, a payload in which two names of one
 // object differ only in case is refused.
 //
-// Both values may be shared with other callers and must not be changed.
+// The claims may be shared with other callers and must not be changed; the T is
+// the caller's own. It is read anew each time: what it takes is the caller's
+// choice, and can't be counted in the bound of the token cache.
 func As[T any](ctx context.Context, v *Verifier, raw string) (*token.Claims, *T, error) {
 	got, err := v.verify(ctx, raw)
 	if err != nil {
@@ -43,14 +45,8 @@ func Private[T any](ctx context.Context) (*T, error) {
 	return privateOf[T](got)
 }
 
-// privateOf reads the payload once for each token held in the cache, and
-// again only if it is asked for as another type.
+// privateOf reads the payload, which was found to be strict JSON before.
 func privateOf[T any](got *verified) (*T, error) {
-	if known := got.private.Load(); known != nil {
-		if private, ok := (*known).(*T); ok {
-			return private, nil
-		}
-	}
 	r := reader{s: got.text, folded: true}
 	if err := r.value(); err != nil {
 		return nil, wrap(ErrClaims, err)
@@ -60,8 +56,6 @@ func privateOf[T any](got *verified) (*T, error) {
 		// The text of encoding/json's error may hold part of the payload.
 		return nil, fmt.Errorf("%w: they are no %v", ErrClaims, reflect.TypeFor[T]())
 	}
-	known := any(private)
-	got.private.Store(&known)
 	return private, nil
 }
 

@@ -37,15 +37,13 @@ const (
 	minTokenCacheBytes = setBytes
 )
 
-// verified is a token that was found good. It is immutable but for private.
+// verified is a token that was found good. It is immutable.
 type verified struct {
 	payload
 	text string // the payload, decoded
 	key  *key
 	by   *trust  // whose checklist it passed
 	set  *KeySet // that key was of
-
-	private atomic.Pointer[any] // see As
 
 	// What follows is for the cache alone.
 	raw  string

@@ -68,13 +68,13 @@ func (s *scanner) number(n int) int {
 	return v
 }
 
-// has takes one of the bytes of any, if that comes next.
-func (s *scanner) has(any string) bool {
+// has takes one of these bytes, if that comes next.
+func (s *scanner) has(these string) bool {
 	if s.rest == "" {
 		return false
 	}
-	for i := range len(any) {
-		if s.rest[0] == any[i] {
+	for i := range len(these) {
+		if s.rest[0] == these[i] {
 			s.rest = s.rest[1:]
 			return true
 		}

@@ -18,7 +18,7 @@ func parsePattern(s string) (canonical, reason string) {
 		return "", "has a pattern that is too long: 500 characters is the limit"
 	}
 	var b strings.Builder
-	escaped, any := false, false
+	escaped, star := false, false
 	for _, r := range s {
 		switch {
 		case escaped:
@@ -26,17 +26,17 @@ func parsePattern(s string) (canonical, reason string) {
 				b.WriteByte('\\')
 			}
 			b.WriteRune(r)
-			escaped, any = false, false
+			escaped, star = false, false
 		case r == '\\':
 			escaped = true
 		case r == '*' || r == '%':
-			if !any {
+			if !star {
 				b.WriteByte('%')
 			}
-			any = true
+			star = true
 		default:
 			b.WriteRune(r)
-			any = false
+			star = false
 		}
 	}
 	if escaped {

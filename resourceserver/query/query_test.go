@@ -19,10 +19,18 @@ import (
 var some = func() Fields {
 	fields := Fields{}
 	for _, f := range []Field{
-		{Name: "_id", Kind: Text}, {Name: "title", Kind: Text, Default: ""}, {Name: "date", Kind: Date, Raw: "date", Path: "date_key"},
-		{Name: "listing_type", Kind: Int}, {Name: "property_type", Kind: Int}, {Name: "end_week", Kind: Int}, {Name: "date_diff", Kind: Int, Default: int64(0)},
-		{Name: "construction_type", Kind: Int, Nullable: true}, {Name: "boundary_id", Kind: Int, Nullable: true},
-		{Name: "x_coord", Kind: Float}, {Name: "is_active", Kind: Bool}, {Name: "created_at", Kind: Time, Nullable: true},
+		{Name: "_id", Kind: Text},
+		{Name: "title", Kind: Text, Default: ""},
+		{Name: "date", Kind: Date, Raw: "date", Path: "date_key"},
+		{Name: "listing_type", Kind: Int},
+		{Name: "property_type", Kind: Int},
+		{Name: "end_week", Kind: Int},
+		{Name: "date_diff", Kind: Int, Default: int64(0)},
+		{Name: "construction_type", Kind: Int, Nullable: true},
+		{Name: "boundary_id", Kind: Int, Nullable: true},
+		{Name: "x_coord", Kind: Float},
+		{Name: "is_active", Kind: Bool},
+		{Name: "created_at", Kind: Time, Nullable: true},
 	} {
 		f.Column = f.Name
 		if f.Path == "" {

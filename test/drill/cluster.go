@@ -335,14 +335,17 @@ func (c *cluster) manage(ctx context.Context, path string, in any) error {
 		if _, err := c.post(ctx, "/authn/token", map[string]string{"email": administrator, "password": password, "audience": "authn"}, &got); err != nil {
 			return err
 		}
-		_, err := c.post(ctx, "/admin/keys/"+path, in, nil, "Authorization", "Bearer "+got.Access, "Idempotency-Key", key)
+		status, err := c.post(ctx, "/admin/keys/"+path, in, nil, map[string]string{"Authorization": "Bearer " + got.Access, "Idempotency-Key": key})
+		if status == http.StatusConflict && strings.Contains(err.Error(), "not_standby") {
+			return nil // the schedule was faster, by a whole rotation
+		}
 		return err
 	})
 }
 
 // post calls the issuer as a client does, and decodes its answer into out.
-// fields are names and values of header fields.
-func (c *cluster) post(ctx context.Context, path string, in, out any, fields ...string) (status int, err error) {
+// fields are more header fields.
+func (c *cluster) post(ctx context.Context, path string, in, out any, fields ...map[string]string) (status int, err error) {
 	body, err := json.Marshal(in)
 	if err != nil {
 		return 0, err
@@ -352,8 +355,10 @@ func (c *cluster) post(ctx context.Context, path string, in, out any, fields ...
 		return 0, err
 	}
 	r.Header.Set("Content-Type", "application/json")
-	for i := 0; i < len(fields); i += 2 {
-		r.Header.Set(fields[i], fields[i+1])
+	for _, f := range fields {
+		for name, value := range f {
+			r.Header.Set(name, value)
+		}
 	}
 	answer, err := c.client.Do(r)
 	if err != nil {

@@ -43,6 +43,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -61,6 +62,7 @@ type options struct {
 }
 
 func main() {
+	dieWithGoRun()
 	var o options
 	realTime := flag.Bool("real-time", false, "nothing scaled, 40 minutes")
 	flag.DurationVar(&o.length, "length", time.Minute, "how long tokens are minted")
@@ -92,7 +94,8 @@ func main() {
 // drill is one whole run. When it returns, whatever it started has ended and
 // its scratch folder is gone.
 func drill(ctx context.Context, o options) (err error) {
-	scratch, err := os.MkdirTemp("", "urbandata-drill-")
+	sweep()
+	scratch, err := os.MkdirTemp("", fmt.Sprintf("urbandata-drill-%d-", os.Getpid()))
 	if err != nil {
 		return fmt.Errorf("make a scratch folder: %w", err)
 	}
@@ -135,4 +138,16 @@ func drill(ctx context.Context, o options) (err error) {
 		return err
 	}
 	return trial.report(os.Stdout)
+}
+
+// sweep removes the scratch folders of drills that were killed outright; their
+// processes the kernel has ended.
+func sweep() {
+	folders, _ := filepath.Glob(filepath.Join(os.TempDir(), "urbandata-drill-*-*")) // the pattern is good
+	for _, folder := range folders {
+		var pid int
+		if _, err := fmt.Sscanf(filepath.Base(folder), "urbandata-drill-%d-", &pid); err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			_ = os.RemoveAll(folder) // another drill may be at it
+		}
+	}
 }

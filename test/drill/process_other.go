@@ -5,3 +5,5 @@ package main
 import "syscall"
 
 func dieWithThread(*syscall.SysProcAttr) {}
+
+func dieWithGoRun() {}

@@ -338,7 +338,7 @@ func (t *trial) rotate(ctx context.Context) {
 			t.note("the ring can't be read: %v", err)
 			continue
 		}
-		if at := time.Since(t.began); at > t.length*40/100 && at < t.length*70/100 {
+		if at := time.Since(t.began); at > t.length/4 && at < t.length*70/100 {
 			continue
 		}
 		if err := t.cluster.manage(ctx, "rotate", map[string]any{"alg": "RS256"}); err != nil {
@@ -346,7 +346,7 @@ func (t *trial) rotate(ctx context.Context) {
 		}
 		if next := t.cluster.keeper.Ring().Standby(jose.EdDSA); next != nil && next.ReadyAt.Add(noise/2).Before(time.Now()) {
 			t.note("emergency rotation of EdDSA to %.8s", next.ID)
-			if err := t.cluster.manage(ctx, "rotate", map[string]any{"alg": "EdDSA", "emergency": true}); err != nil {
+			if err := t.cluster.manage(ctx, "rotate", map[string]any{"alg": "EdDSA", "emergency": true, "to": next.ID}); err != nil {
 				t.note("rotate: %v", err)
 			}
 		}
@@ -359,7 +359,11 @@ func (t *trial) steal(ctx context.Context) error {
 	if t.naive { // in it, nobody holds a stand-by, and refusals are what is looked for
 		return nil
 	}
-	if !pause(ctx, t.length*50/100) {
+	if t.length < 4*t.policy.RotationPeriod {
+		t.note("too short for a theft: %v would do", 4*t.policy.RotationPeriod)
+		return nil
+	}
+	if !pause(ctx, t.length*48/100) {
 		return nil
 	}
 	var thief *keys.Signer
@@ -377,7 +381,7 @@ func (t *trial) steal(ctx context.Context) error {
 			}
 		}
 		if !pause(ctx, 100*time.Millisecond) {
-			return t.noTheft(err)
+			return errors.Join(errors.New("no moment for the theft was found"), err)
 		}
 	}
 	at := time.Now() // a refusal may come before Revoke returns
@@ -415,13 +419,6 @@ func (t *trial) steal(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-func (t *trial) noTheft(err error) error {
-	if t.scale == 1 { // nothing is ready within the length
-		return nil
-	}
-	return fmt.Errorf("no moment for the theft was found: %w", err)
 }
 
 func (t *trial) note(format string, args ...any) {
