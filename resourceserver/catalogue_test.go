@@ -289,7 +289,8 @@ func TestExampleCatalogue(t *testing.T) {
 			unused[fields[one.at].name][code] = true
 		}
 	}
-	for r := range Samples(1, 5000, "") {
+	for r, err := range Samples(1, 5000, "") {
+		must(t, err)
 		if bad := c.check(&r); bad != nil {
 			t.Fatal(bad)
 		}

@@ -84,3 +84,64 @@ func sizedMongo(t testing.TB) (Store, func(testing.TB) sizes) {
 		return s
 	}
 }
+
+// BenchmarkGrowth measures what the documented queries cost with 200,000
+// inmuebles against 20,000, for docs/scale.md. Both are asked by turns.
+func BenchmarkGrowth(b *testing.B) {
+	for _, e := range theEngines {
+		var stores []Store
+		var deep [][]any // where the page in the middle begins
+		order := queryOf(b, "order=date.desc").Order
+		for _, n := range []int{20_000, 200_000} {
+			store, _ := e.open(b)
+			_, err := store.Load(b.Context(), Batch{Rows: Samples(1, n, "owner-1")})
+			must(b, err)
+			middle, err := store.Find(b.Context(), Query{Order: order, Skip: n / 2, Limit: 1})
+			must(b, err)
+			stores, deep = append(stores, store), append(deep, middle.First)
+		}
+		for _, q := range []struct {
+			name, text string
+			deep       bool
+		}{
+			{"list of 50", "order=date.desc", false},
+			{"the same, half-way down", "order=date.desc", true},
+			{"3 conditions", "listing_type=eq.1&property_type=in.(1,2)&start_month=gte.3&order=date.desc", false},
+			{"of a boundary", "boundary_id=eq.1005&order=date.desc", false},
+			{"box of a quarter", "bbox=-3.71,40.43,-3.70,40.44", false},
+			{"title, nothing found", "title=ilike.*castillo*&order=date.desc", false},
+			{"ordered by title", "order=title", false},
+		} {
+			b.Run(e.name+"/"+q.name, func(b *testing.B) {
+				find := func(i int) time.Duration {
+					page := queryOf(b, q.text)
+					page.Limit = 50
+					if q.deep {
+						page.After = deep[i]
+					}
+					begun := time.Now()
+					_, err := stores[i].Find(b.Context(), page)
+					must(b, err)
+					return time.Since(begun)
+				}
+				_, _ = find(0), find(1) // not the first time, when nothing is in memory
+				var took [2]time.Duration
+				for b.Loop() {
+					took[0] += find(0)
+					took[1] += find(1)
+				}
+				b.ReportMetric(0, "ns/op") // of both together
+				b.ReportMetric(float64(took[0].Microseconds())/float64(b.N), "µs/20000")
+				b.ReportMetric(took[1].Seconds()/took[0].Seconds(), "x/20000")
+			})
+		}
+	}
+}
+
+// queryOf is what a query string asks for.
+func queryOf(t testing.TB, text string) Query {
+	t.Helper()
+	q, err := ParseQuery(text)
+	must(t, err)
+	return q
+}
