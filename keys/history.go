@@ -99,8 +99,13 @@ func auditEntries(rows []keyRow, version int64, next Ring, events []Event) ([]au
 		}
 		e := audit.Entry{Action: "key." + action, Subject: kid}
 		var why []string
+		if len(events) > 0 { // what has no event follows from the first
+			e.At, e.Actor = events[0].At, events[0].Actor
+		}
+		if i := place(kid); i < len(events) {
+			e.At, e.Actor = events[i].At, events[i].Actor
+		}
 		for _, event := range events {
-			e.At, e.Actor = event.At, event.Actor // one swap has one moment and one actor
 			if event.KeyID == kid && event.Reason != "" {
 				why = append(why, event.Reason)
 			}

@@ -56,7 +56,15 @@
 // whose clock is off by more than the policy allows reads the ring, changes
 // nothing, and says in [Keeper.Check] that it isn't ready.
 //
-// A [Store] keeps the ring; [SQLStore] does on PostgreSQL and SQLite. A
+// What an operator asks for is an [Edit]: [Rotate], [Revoke], [Import],
+// [Rewrap]. A keeper makes it before its Step; [Change] makes it without a
+// keeper, and the keepers that run do what follows from it.
+//
+// A key that another issuer has made keeps its kid, because tokens and caches
+// name it. Its public half alone is a retiring key: published, and no signer.
+//
+// A [Store] keeps the ring; [SQLStore] does on PostgreSQL and SQLite, and
+// writes each change to the hash-chained [AuditLog] in the same transaction. A
 // [Sealer] encrypts private halves before the store sees them. A keeper that
 // can't open the ring it finds stops with [ErrSealed] and never makes a new
 // ring beside it.

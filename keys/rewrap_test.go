@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	"github.com/jmoiron/sqlx"
 
 	"github.com/urbandata/urbandata/keys"
@@ -165,8 +166,10 @@ func TestVerifyHistory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := keeper.Tick(ctx); err != nil {
-			t.Fatal(err)
+		for range 2 { // the first keys, and the stand-bys
+			if err := keeper.Tick(ctx); err != nil {
+				t.Fatal(err)
+			}
 		}
 		v, err := store.VerifyHistory(ctx, nil)
 		if err != nil || len(v.Gaps) != 0 || v.Version == 0 {
@@ -182,6 +185,27 @@ func TestVerifyHistory(t *testing.T) {
 					t.Errorf("an entry has %q: %s", secret, e.After)
 				}
 			}
+		}
+		// Who asked is written down, not the keeper that did it.
+		ring := keeper.Ring()
+		stolen, next := ring.Signing(jose.EdDSA).ID, ring.Standby(jose.EdDSA).ID
+		if err := keeper.Revoke(keys.WithActor(ctx, "user 7"), stolen, "stolen"); err != nil {
+			t.Fatal(err)
+		}
+		if entries, err = store.Audit(ctx, 10); err != nil {
+			t.Fatal(err)
+		}
+		by := map[string]string{}
+		for _, e := range entries {
+			if keys.RingOf(e) == keeper.Ring().Version {
+				by[e.Subject+" "+e.Action] = e.Actor
+			}
+		}
+		if by[stolen+" key.revoked"] != "user 7" || by[next+" key.signing"] != "user 7" {
+			t.Errorf("%v", by)
+		}
+		if v, err = store.VerifyHistory(ctx, nil); err != nil || len(v.Gaps) != 0 {
+			t.Fatalf("%+v, %v", v, err)
 		}
 		if _, err := db.Exec(`UPDATE signing_ring SET version = version + 2`); err != nil {
 			t.Fatal(err)

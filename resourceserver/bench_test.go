@@ -112,6 +112,7 @@ func sqliteFloor(b *testing.B) {
 	must(b, err)
 	stmt, err := tx.Prepare(`INSERT INTO inmuebles (id, owner, created_at, updated_at, document) VALUES (?, ?, ?, ?, ?)`)
 	must(b, err)
+	defer func() { _ = stmt.Close() }() // the transaction's end has closed it
 	for i := range floorRows {
 		_, err := stmt.Exec(fmt.Sprint(i), "importer", 1, 1, doc)
 		must(b, err)

@@ -235,10 +235,10 @@ func TestDryRun(t *testing.T) {
 				t.Errorf("%d stored by a dry run", len(ids))
 			}
 			opts.DryRun = false
-			real, err := Import(t.Context(), store, strings.NewReader(file.String()), opts)
+			done, err := Import(t.Context(), store, strings.NewReader(file.String()), opts)
 			must(t, err)
-			if dry.Done = real.Done; fmt.Sprintf("%+v", dry) != fmt.Sprintf("%+v", real) {
-				t.Errorf("dry  %+v\nreal %+v", dry, real)
+			if dry.Done = done.Done; fmt.Sprintf("%+v", dry) != fmt.Sprintf("%+v", done) {
+				t.Errorf("dry  %+v\nreal %+v", dry, done)
 			}
 		})
 	}

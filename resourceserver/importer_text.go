@@ -27,7 +27,7 @@ const (
 // Encodings are the names that [ImportOptions] takes.
 var Encodings = []string{EncodingUTF8, EncodingUTF16LE, EncodingUTF16BE, EncodingWindows1252}
 
-// ErrEncoding: the file can't be unpacked or read as text.
+// ErrEncoding is returned for a file that can't be unpacked or read as text.
 var ErrEncoding = errors.New("resourceserver: the file can't be read as text")
 
 const (
@@ -155,11 +155,10 @@ func (g *guess) Read(p []byte) (int, error) {
 	if g.out != nil {
 		return g.out.Read(p)
 	}
-	window, err := g.r.Peek(1)
-	if err != nil {
+	if _, err := g.r.Peek(1); err != nil {
 		return 0, err
 	}
-	window, _ = g.r.Peek(g.r.Buffered())
+	window, _ := g.r.Peek(g.r.Buffered())
 	ascii := len(window)
 	for i, c := range window {
 		if c >= utf8.RuneSelf {

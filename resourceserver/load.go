@@ -52,6 +52,7 @@ const allGiven = seen(1<<len(fields) - 1)
 // OnDuplicate says what becomes of a row whose _id exists.
 type OnDuplicate int
 
+// The choices. The first is the zero value.
 const (
 	FailDuplicate    OnDuplicate = iota // the load fails with ErrDuplicate
 	SkipDuplicate                       // what is stored stays
@@ -62,6 +63,7 @@ const (
 // Outcome is what became of a row.
 type Outcome int
 
+// What can become of a row.
 const (
 	Inserted  Outcome = iota
 	Changed           // the stored inmueble was replaced or merged

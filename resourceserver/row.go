@@ -29,7 +29,7 @@ var columnAliases = func() map[string]column {
 		"iduda": "_id", "id": "other_id", "idexterno": "other_id", "reference": "other_id", "referencia": "other_id",
 		"x": "x_coord", "lon": "x_coord", "lng": "x_coord", "long": "x_coord", "longitude": "x_coord", "longitud": "x_coord",
 		"y": "y_coord", "lat": "y_coord", "latitude": "y_coord", "latitud": "y_coord",
-		"titulo": "title", "descripcion": "description", "activo": "is_active", "active": "is_active",
+		"titulo": "title", "descripcion": "description", "activo": "is_active", "active": "is_active", //nolint:misspell // Spanish
 		"fecha": "date", "fechaalta": "date_in", "fechaentrada": "date_in",
 		"estado": "build_status", "mesinicio": "start_month", "semanafin": "end_week",
 		"tipo": "property_type", "tipoinmueble": "property_type", "tipologia": "typology_type",

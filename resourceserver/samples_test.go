@@ -30,13 +30,15 @@ func TestSamples(t *testing.T) {
 		t.Errorf("%d ids, %d titles", len(ids), len(titles))
 	}
 	var again []string
-	for r := range Samples(7, 3, "alice") {
+	for r, err := range Samples(7, 3, "alice") {
+		must(t, err)
 		again = append(again, asJSON(r.Inmueble))
 	}
 	if fmt.Sprint(again) != fmt.Sprint(first) {
 		t.Errorf("%s\nagain %s", first, again)
 	}
-	for r := range Samples(8, 3, "alice") {
+	for r, err := range Samples(8, 3, "alice") {
+		must(t, err)
 		if ids[r.ID] {
 			t.Errorf("two seeds make %s", r.ID)
 		}

@@ -127,7 +127,7 @@ func New(o Options) (*Server, error) {
 		cursorKey: o.CursorKey,
 		store:     o.Store, verifier: o.Verifier, realm: o.Realm, log: o.Log, now: o.Now,
 		requireIfMatch: o.RequireIfMatch,
-		metrics:        newMetrics(o.Metrics, o.Verifier),
+		metrics:        newMetrics(o.Metrics),
 		Health: web.NewHealth(
 			web.Check{Name: "database", Func: o.Store.Check},
 			web.Check{Name: "keys", Func: func(context.Context) error { return o.Verifier.Check() }},
@@ -160,7 +160,7 @@ type metrics struct {
 	unreadable prometheus.Counter
 }
 
-func newMetrics(reg prometheus.Registerer, v *verify.Verifier) *metrics {
+func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
 		tokens: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "urbandata_tokens_checked_total", Help: "Tokens of requests, by what became of them.",
@@ -169,21 +169,6 @@ func newMetrics(reg prometheus.Registerer, v *verify.Verifier) *metrics {
 			Name: "urbandata_unreadable_documents_total", Help: "Times that a stored document was left out because it is no valid inmueble.",
 		}),
 	}
-	reg.MustRegister(m.tokens, m.unreadable,
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "urbandata_keyset_keys", Help: "Public keys held, by which tokens are verified.",
-		}, func() float64 { return float64(v.Stats().Keys) }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "urbandata_keyset_age_seconds", Help: "Time since the issuer last confirmed the key set.",
-		}, func() float64 { return v.Stats().Age.Seconds() }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "urbandata_token_cache_bytes", Help: "Memory taken by verified tokens.",
-		}, func() float64 { return float64(v.Stats().TokenBytes) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "urbandata_token_cache_stored_total", Help: "Tokens that were verified by their signature and then kept.",
-		}, func() float64 { return float64(v.Stats().TokensStored) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "urbandata_token_cache_evicted_total", Help: "Good tokens given up for want of room.",
-		}, func() float64 { return float64(v.Stats().TokensEvicted) }))
+	reg.MustRegister(m.tokens, m.unreadable)
 	return m
 }

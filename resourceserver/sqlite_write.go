@@ -39,7 +39,7 @@ func (s *SQLite) Update(ctx context.Context, id string, by By, change func(Inmue
 // for nil.
 func (s *SQLite) change(ctx context.Context, id string, by By, next func(current *Inmueble, readable bool) (*Inmueble, error)) (stored Inmueble, err error) {
 	err = s.begin(ctx, func(tx *sqlx.Tx) error {
-		rows, err := tx.StmtxContext(ctx, s.current).QueryxContext(ctx, id)
+		rows, err := tx.StmtxContext(ctx, s.current).QueryxContext(ctx, id) //nolint:sqlclosecheck // scanKnown does
 		if err != nil {
 			return sqliteError(ctx, "read", err)
 		}
@@ -190,7 +190,8 @@ func (s *SQLite) first(ctx context.Context, tx *sqlx.Tx, once *Once) error {
 	}
 	var fingerprint string
 	var answer []byte
-	err := tx.StmtxContext(ctx, s.once).QueryRowxContext(ctx, once.Key, now).Scan(&fingerprint, &answer)
+	err := tx.StmtxContext(ctx, s.once).QueryRowxContext( //nolint:sqlclosecheck // the transaction's end does
+		ctx, once.Key, now).Scan(&fingerprint, &answer)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return nil

@@ -338,12 +338,7 @@ func hash(texts ...string) string {
 func (s *Server) readRows(body []byte, contentType string, upsert bool) (rows []Row, many bool, err error) {
 	mediaType, _, _ := mime.ParseMediaType(contentType) // package web has read it
 	text := bytes.TrimLeft(body, " \t\r\n")
-	switch {
-	case mediaType == typeNDJSON:
-		many = true
-	case len(text) > 0 && text[0] == '[':
-		many = true
-	default:
+	if mediaType != typeNDJSON && (len(text) == 0 || text[0] != '[') {
 		r, err := s.readRow(body, upsert)
 		if err != nil {
 			return nil, false, err

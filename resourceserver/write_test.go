@@ -613,8 +613,8 @@ func TestIdempotency(t *testing.T) {
 				again.Header().Get("ETag") != first.Header().Get("ETag") {
 				t.Errorf("again %q %s\nfirst %q %s", again.Header(), again.Body, first.Header(), first.Body)
 			}
-			if min := keyed.with("Prefer", "return=minimal").do("POST", "/inmuebles", body()).want(201); min.Body.Len() > 0 {
-				t.Errorf("%s", min.Body)
+			if short := keyed.with("Prefer", "return=minimal").do("POST", "/inmuebles", body()).want(201); short.Body.Len() > 0 {
+				t.Errorf("%s", short.Body)
 			}
 			p := decode[problem](keyed.do("POST", "/inmuebles", body("title", `"other"`)).want(422))
 			if len(p.Errors) != 1 || p.Errors[0].Header != "Idempotency-Key" {

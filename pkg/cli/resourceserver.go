@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/urbandata/urbandata/authserver"
 	"github.com/urbandata/urbandata/migrations"
 	"github.com/urbandata/urbandata/pkg/cli/database"
@@ -129,6 +131,7 @@ func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, ur
 	if err != nil {
 		return wrongSetting("--jwks-url (URBANDATA_API_JWKS_URL), --audience (URBANDATA_API_AUDIENCE) or --verifier-name (URBANDATA_API_VERIFIER_NAME)", "%s", err)
 	}
+	registerVerifierMetrics(g.metrics, verifier)
 	store, closer, err := openInmuebles(p.ctx, url)
 	if err != nil {
 		return err
@@ -185,4 +188,23 @@ func openInmuebles(ctx context.Context, url string) (inmueblesStore, func() erro
 		return nil, nil, errors.Join(fmt.Errorf("open the store of inmuebles: %w", err), db.Close())
 	}
 	return store, func() error { return errors.Join(store.Close(), db.Close()) }, nil
+}
+
+// registerVerifierMetrics shows how a verifier stands with its keys and tokens.
+func registerVerifierMetrics(reg prometheus.Registerer, v *verify.Verifier) {
+	gauge := func(name, help string, value func(verify.Stats) float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "urbandata_" + name, Help: help},
+			func() float64 { return value(v.Stats()) }))
+	}
+	counter := func(name, help string, value func(verify.Stats) float64) {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "urbandata_" + name, Help: help},
+			func() float64 { return value(v.Stats()) }))
+	}
+	gauge("keyset_keys", "Public keys held, by which tokens are verified.", func(s verify.Stats) float64 { return float64(s.Keys) })
+	gauge("keyset_age_seconds", "Time since the issuer last confirmed the key set.", func(s verify.Stats) float64 { return s.Age.Seconds() })
+	gauge("token_cache_bytes", "Memory taken by verified tokens.", func(s verify.Stats) float64 { return float64(s.TokenBytes) })
+	counter("token_cache_stored_total", "Tokens that were verified by their signature and then kept.",
+		func(s verify.Stats) float64 { return float64(s.TokensStored) })
+	counter("token_cache_evicted_total", "Good tokens given up for want of room.",
+		func(s verify.Stats) float64 { return float64(s.TokensEvicted) })
 }

@@ -66,6 +66,7 @@ func (c *verifyProxyCmd) Run(p *program, l *logging) error {
 		return wrongSetting("--jwks-url (URBANDATA_PROXY_JWKS_URL) or --verifier-name (URBANDATA_PROXY_VERIFIER_NAME)", "%s", err)
 	}
 	g := newGroup(log)
+	registerVerifierMetrics(g.metrics, verifier)
 	server, err := forwardauth.New(forwardauth.Options{
 		Verifier: verifier, Realm: c.Audience, Scopes: c.Scope, Log: log, Metrics: g.metrics,
 	})

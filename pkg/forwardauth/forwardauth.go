@@ -153,7 +153,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		verifier: o.Verifier, realm: o.Realm, scopes: o.Scopes,
-		tokens: newMetrics(o.Metrics, o.Verifier),
+		tokens: newMetrics(o.Metrics),
 		Health: web.NewHealth(web.Check{Name: "keys", Func: func(context.Context) error { return o.Verifier.Check() }}),
 	}
 	api := web.NewAPI(web.Info{Title: "verify-proxy"})
@@ -168,26 +168,11 @@ func New(o Options) (*Server, error) {
 
 // newMetrics has the names that inmuebles has for the same: a process is one
 // or the other.
-func newMetrics(reg prometheus.Registerer, v *verify.Verifier) *prometheus.CounterVec {
+func newMetrics(reg prometheus.Registerer) *prometheus.CounterVec {
 	tokens := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "urbandata_tokens_checked_total", Help: "Tokens of requests, by what became of them.",
 	}, []string{"result"})
-	reg.MustRegister(tokens,
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "urbandata_keyset_keys", Help: "Public keys held, by which tokens are verified.",
-		}, func() float64 { return float64(v.Stats().Keys) }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "urbandata_keyset_age_seconds", Help: "Time since the issuer last confirmed the key set.",
-		}, func() float64 { return v.Stats().Age.Seconds() }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "urbandata_token_cache_bytes", Help: "Memory taken by verified tokens.",
-		}, func() float64 { return float64(v.Stats().TokenBytes) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "urbandata_token_cache_stored_total", Help: "Tokens that were verified by their signature and then kept.",
-		}, func() float64 { return float64(v.Stats().TokensStored) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "urbandata_token_cache_evicted_total", Help: "Good tokens given up for want of room.",
-		}, func() float64 { return float64(v.Stats().TokensEvicted) }))
+	reg.MustRegister(tokens)
 	return tokens
 }
 
