@@ -172,7 +172,7 @@ func parseStats(params url.Values) (q StatsQuery, err error) {
 			}
 		default:
 			if !filterFields.IsFilter(name) {
-				return q, wrong(shown(name), "is not a known parameter", "parameters are the names of fields, and, or, bbox, group and of")
+				return q, wrong(shown(name), "is not a known parameter", "parameters are the names of fields, text, and, or, bbox, group and of")
 			}
 		}
 	}
