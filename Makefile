@@ -33,8 +33,8 @@ ifneq ($(RACE),)
 endif
 	$(WITH) -- go test -timeout 20m $(if $(RACE),-race) $(TESTFLAGS) $(PACKAGES)
 
-test-verifiers: ## docs/verify in five languages, and verify-proxy behind nginx and Caddy
-	go test -tags verifiers -timeout 20m -count=1 -v $(TESTFLAGS) ./test/thirdparty
+test-verifiers: ## docs/verify in five languages, verify-proxy behind nginx and Caddy, PostgREST's client
+	$(WITH) -only mongodb -- go test -tags verifiers -timeout 20m -count=1 -v $(TESTFLAGS) ./test/thirdparty ./test/postgrest
 
 bench: ## benchmarks, on databases that flush as in production (BENCH=Refresh BENCHCOUNT=10)
 	$(WITH) -durable -- go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) -timeout 60m $(PACKAGES)

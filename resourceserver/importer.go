@@ -43,6 +43,9 @@ type ImportOptions struct {
 	Delimiter byte   // of CSV: comma, semicolon or tab
 	SwapXY    bool   // the column coordinates has y before x
 
+	Catalogues *Catalogues     // which codes there are; nil lets all
+	Draft      *CatalogueDraft // is given the codes of good rows; nil isn't
+
 	OnDuplicate OnDuplicate
 	SkipBad     bool      // leave bad rows out instead of storing nothing
 	Rejects     io.Writer // is given the bad rows, as CSV: line, column, reason, row; nil isn't
@@ -304,6 +307,9 @@ func (r *rowReader) next() (Row, error) {
 			}
 			r.made++
 			r.look(&row.Inmueble)
+			if r.opts.Draft != nil {
+				r.opts.Draft.add(&row)
+			}
 			return row, nil
 		}
 	}

@@ -33,6 +33,7 @@ func (s *Server) routes(a *web.API) {
 		Description: "The same access token, alone, as clients of the first version send it.",
 	}
 	one, many := answerSchema(components.Schemas), pageSchema(components.Schemas)
+	names, catalogue := catalogueSchemas(components.Schemas)
 
 	route(a, http.MethodGet, pathAll, read, s.list, 200, many, "list-inmuebles", "A page of all inmuebles")
 	route(a, http.MethodPost, pathAll, write, s.createSelect, 201, createdSchema(one, many), "create-inmueble", "Create an inmueble, or many, owned by who asks")
@@ -43,10 +44,14 @@ func (s *Server) routes(a *web.API) {
 	route(a, http.MethodPut, pathOne, write, s.replace, 200, one, "replace-inmueble", "Replace all of an inmueble")
 	route(a, http.MethodPatch, pathOne, write, s.patch, 200, one, "patch-inmueble", "Change some members of an inmueble")
 	route(a, http.MethodDelete, pathOne, write, s.delete, 204, nil, "delete-inmueble", "Delete an inmueble")
+	route(a, http.MethodGet, pathCatalogues, read, s.listCatalogues, 200, names, "list-catalogues", "The members that have a catalogue of codes")
+	route(a, http.MethodGet, pathCatalogue, read, s.getCatalogue, 200, catalogue, "get-catalogue", "The codes that a member may be given")
 	documentList(a)
 	documentStats(a)
 	documentWrites(a, one, many)
 	documentPostgREST(a)
+	documentCatalogues(a)
+	s.catalogues.document(components.Schemas)
 }
 
 // route registers one operation.
@@ -62,7 +67,7 @@ func route[I, O any](a *web.API, method, path, scope string, handler func(contex
 			http.StatusUnprocessableEntity, http.StatusServiceUnavailable,
 		},
 	}
-	if path == pathOne {
+	if path == pathOne || path == pathCatalogue {
 		op.Errors = append(op.Errors, http.StatusNotFound)
 	}
 	switch {

@@ -151,7 +151,7 @@ func (r *rowReader) complete(row *Row) ValidationError {
 		r.report.MadeIDs++
 	}
 	m.Owner, m.CreatedAt, m.UpdatedAt = r.opts.Owner, stamp(r.opts.Now), stamp(r.opts.Now)
-	wrong, _ := m.Validate().(ValidationError) //nolint:errorlint // it returns nothing else
+	wrong, _ := r.opts.Catalogues.Validate(row).(ValidationError) //nolint:errorlint // it returns nothing else
 	for i := range wrong {
 		if name := r.columnOf[fieldIndex[wrong[i].Field]]; name != "" {
 			wrong[i].Field = name

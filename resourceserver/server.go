@@ -26,6 +26,9 @@
 //
 // Null and default members are not stored; answers carry every member.
 //
+// Besides, what comes in may be held to [Catalogues] of codes. What is stored
+// isn't: a code that is taken out of one takes no document with it.
+//
 // # A document that is no inmueble
 //
 // Other programs, and the original of this one, may have stored documents
@@ -68,6 +71,9 @@ type Options struct {
 	// that nobody overwrites what they haven't seen.
 	RequireIfMatch bool
 
+	// Catalogues say which codes may come in; nil lets all.
+	Catalogues *Catalogues
+
 	// CursorKey authenticates the cursors of lists. Servers behind one address
 	// need the same: the one that their database keeps. Nil makes one that
 	// dies with the process, and with it the cursors that are out.
@@ -93,6 +99,7 @@ type Server struct {
 
 	cursorKey      []byte
 	requireIfMatch bool
+	catalogues     *Catalogues
 	schemas        huma.Registry // of the API's document, by which bodies are checked
 	inFlight       sync.Map      // idempotency keys of requests being worked on
 }
@@ -126,8 +133,8 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		cursorKey: o.CursorKey,
 		store:     o.Store, verifier: o.Verifier, realm: o.Realm, log: o.Log, now: o.Now,
-		requireIfMatch: o.RequireIfMatch,
-		metrics:        newMetrics(o.Metrics),
+		requireIfMatch: o.RequireIfMatch, catalogues: o.Catalogues,
+		metrics: newMetrics(o.Metrics),
 		Health: web.NewHealth(
 			web.Check{Name: "database", Func: o.Store.Check},
 			web.Check{Name: "keys", Func: func(context.Context) error { return o.Verifier.Check() }},

@@ -498,6 +498,7 @@ func TestDocument(t *testing.T) {
 		"get /inmuebles": "inmuebles:read", "post /inmuebles": "inmuebles:write",
 		"patch /inmuebles": "inmuebles:write", "delete /inmuebles": "inmuebles:write", "get /inmuebles/{id}": "inmuebles:read", "get /inmuebles/stats": "inmuebles:read",
 		"put /inmuebles/{id}": "inmuebles:write", "patch /inmuebles/{id}": "inmuebles:write", "delete /inmuebles/{id}": "inmuebles:write",
+		"get /catalogues": "inmuebles:read", "get /catalogues/{name}": "inmuebles:read",
 	}; fmt.Sprint(scopes) != fmt.Sprint(want) {
 		t.Errorf("operations %v, want %v", scopes, want)
 	}

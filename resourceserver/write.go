@@ -91,7 +91,7 @@ func (s *Server) replace(ctx context.Context, in *replaceInput) (*changedOutput,
 		return nil, err
 	}
 	m.UpdatedAt = stamp(s.now())
-	if err := m.Validate(); err != nil {
+	if err := s.catalogues.Validate(&Row{m, allGiven}); err != nil {
 		return nil, invalid("", err)
 	}
 	stored, err := s.store.Replace(ctx, m, by)
@@ -119,6 +119,9 @@ func (s *Server) patchOne(ctx context.Context, id, ifMatch, ifNoneMatch string, 
 		return Inmueble{}, err
 	}
 	row := body.Row
+	if bad := s.catalogues.check(&row); bad != nil {
+		return Inmueble{}, invalid("", bad)
+	}
 	row.UpdatedAt = stamp(s.now())
 	return s.store.Update(ctx, id, by, func(current Inmueble) (Inmueble, error) {
 		next := row.merge(current)
@@ -213,7 +216,7 @@ func (s *Server) create(ctx context.Context, in *createInput) (*createdOutput, e
 			r.ID = NewID()
 		}
 		r.Owner, r.CreatedAt, r.UpdatedAt = sub, now, now
-		if err := r.Validate(); err != nil {
+		if err := s.catalogues.Validate(r); err != nil {
 			return nil, invalid(place(many, i), err)
 		}
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -68,4 +69,41 @@ func TestProgressLines(t *testing.T) {
 	if got := p.err.String(); !strings.Contains(got, "5000 rows, 2") || !strings.Contains(got, "rows/s, 25 % read, about 1m0s to go") {
 		t.Errorf("%s", got)
 	}
+}
+
+// TestCatalogue: a draft of what is there, with which the same comes in, and
+// nothing else.
+func TestCatalogue(t *testing.T) {
+	folder := t.TempDir()
+	env := map[string]string{envAPIDatabase: apiFile(folder)}
+	file, draft := filepath.Join(folder, "all.csv"), filepath.Join(folder, "catalogue.json")
+	if err := seedDemo(t.Context(), env[envAPIDatabase]); err != nil {
+		t.Fatal(err)
+	}
+	command := func(want int, says string, args ...string) {
+		t.Helper()
+		p := newProgram(t, env, args...)
+		if code := run(p.program); code != want || !strings.Contains(p.out.String()+p.err.String(), says) {
+			t.Errorf("%q: exit code %d, want %d and %q\n%s%s", args, code, want, says, p.out, p.err)
+		}
+	}
+	command(exitOK, "500 exported", "export", file)
+	command(exitOK, "is drafted", "import", "--dry-run", "--on-duplicate", "skip", "--infer-catalogue", draft, file)
+	command(exitSetting, "new file", "import", "--dry-run", "--infer-catalogue", draft, file)
+	command(exitOK, "500 were the same", "import", "--on-duplicate", "replace", "--catalogue", draft, file)
+	command(exitSetting, "one of the two", "import", "--catalogue", draft, "--infer-catalogue", filepath.Join(folder, "x"), file)
+	command(exitOK, "500 were the same", "import", "--on-duplicate", "replace", "--catalogue", filepath.Join("..", "..", "docs", "catalogue.json"), file)
+	if err := os.WriteFile(draft, []byte(`{"listing_type":[{"code":1}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	command(exitFailed, "listing_type must be a code of the catalogue", "import", "--on-duplicate", "replace", "--catalogue", draft, file)
+	command(exitFailed, "", "import", "--infer-catalogue", filepath.Join(folder, "none.json"), file) // they are there
+	if _, err := os.Stat(filepath.Join(folder, "none.json")); err == nil {
+		t.Error("a draft of an import that failed")
+	}
+	if err := os.WriteFile(draft, []byte(`{"surface":[]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	command(exitSetting, `"surface" is no field`, "resourceserver", "--listen", "127.0.0.1:0", "--metrics-listen", "off", "--catalogue", draft)
+	command(exitSetting, "can't be read", "resourceserver", "--listen", "127.0.0.1:0", "--metrics-listen", "off", "--catalogue", filepath.Join(folder, "none.json"))
 }

@@ -28,6 +28,9 @@ type importCmd struct {
 	Batch       int    `placeholder:"N" help:"Store N rows at a time instead of all or nothing, and say where to resume."`
 	From        int    `placeholder:"ROW" help:"Begin at this row, counted from 1 without the header."`
 
+	catalogueFlag  `embed:""`
+	InferCatalogue string `type:"path" placeholder:"FILE" help:"Draft a catalogue of the codes that the rows have, into a new file. With --dry-run that is all that is done."`
+
 	inmueblesDatabase `embed:""`
 }
 
@@ -71,12 +74,26 @@ func (c *importCmd) Run(p *program) (err error) {
 	if c.Batch < 0 || c.From < 0 {
 		return wrongSetting("--batch or --from", "a number of rows is wanted, 1 or more")
 	}
+	opts := c.options()
+	if opts.Catalogues, err = c.read(); err != nil {
+		return err
+	}
+	if c.InferCatalogue != "" {
+		if opts.Catalogues != nil {
+			return wrongSetting("--infer-catalogue", "there is one already (--catalogue, URBANDATA_API_CATALOGUE); name one of the two")
+		}
+		draft, wrong := os.OpenFile(c.InferCatalogue, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644) //nolint:gosec // for everybody to read
+		if wrong != nil {
+			return wrongSetting("--infer-catalogue", "%s can't be made (%s); name a new file in a folder that this user may write to", c.InferCatalogue, reason(wrong))
+		}
+		opts.Draft = &resourceserver.CatalogueDraft{}
+		defer func() { err = c.draft(p, draft, opts.Draft, err) }()
+	}
 	in, size, err := c.open(p)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = in.Close() }() // only read
-	opts := c.options()
 	if c.Rejects != "" {
 		f, err := os.OpenFile(c.Rejects, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 		if err != nil {
@@ -103,6 +120,24 @@ func (c *importCmd) Run(p *program) (err error) {
 		return fmt.Errorf("rows 1 to %d are stored, go on with --from %d: %w", report.Done, report.Done+1, err)
 	}
 	return fmt.Errorf("nothing was stored: %w", err)
+}
+
+// draft ends the file of --infer-catalogue: there is none of an import that
+// failed.
+func (c *importCmd) draft(p *program, f *os.File, d *resourceserver.CatalogueDraft, failed error) error {
+	if failed != nil {
+		return errors.Join(failed, f.Close(), os.Remove(f.Name()))
+	}
+	text, leftOut := d.File()
+	_, err := f.Write(text)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write the draft of a catalogue: %w", err)
+	}
+	fmt.Fprintf(p.stdout, "a catalogue is drafted in %s: say there what the codes mean\n", c.InferCatalogue)
+	if len(leftOut) > 0 {
+		fmt.Fprintf(p.stdout, "left out of it, because they have too many codes: %s\n", strings.Join(leftOut, ", "))
+	}
+	return nil
 }
 
 // open opens the file and tells its size, or -1.

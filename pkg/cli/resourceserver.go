@@ -45,6 +45,31 @@ type resourceserverCmd struct {
 // inmueblesFlags are the settings of the API, however it is run.
 type inmueblesFlags struct {
 	RequireIfMatch bool `env:"URBANDATA_API_REQUIRE_IF_MATCH" help:"Refuse a PUT, PATCH or DELETE without If-Match (428), so that nobody overwrites what they haven't seen. (${env})"`
+
+	catalogueFlag `embed:""`
+}
+
+// catalogueFlag is the setting of whatever takes codes in.
+type catalogueFlag struct {
+	Catalogue string `type:"path" placeholder:"FILE" env:"URBANDATA_API_CATALOGUE" help:"JSON file with the codes that fields may have, and what they mean. All if not set. (${env})"`
+}
+
+// read reads the file, if there is one.
+func (f *catalogueFlag) read() (*resourceserver.Catalogues, error) {
+	const setting = "--catalogue (URBANDATA_API_CATALOGUE)"
+	if f.Catalogue == "" {
+		return nil, nil //nolint:nilnil // the nil catalogues are those that allow all
+	}
+	file, err := os.Open(f.Catalogue)
+	if err != nil {
+		return nil, wrongSetting(setting, "%s can't be read (%s); \"urbandata import --infer-catalogue\" drafts one", f.Catalogue, reason(err))
+	}
+	defer func() { _ = file.Close() }() // only read
+	c, err := resourceserver.ReadCatalogues(file)
+	if err != nil {
+		return nil, wrongSetting(setting, "%s: %s", f.Catalogue, strings.TrimPrefix(err.Error(), "resourceserver: "))
+	}
+	return c, nil
 }
 
 // inmueblesDatabase is the setting of commands that work on the database of
@@ -127,6 +152,10 @@ func verifierName(service string) string {
 // addInmuebles opens the database of inmuebles, brings it up to date, and adds
 // the verifier and the server to the group.
 func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, url string, l net.Listener, drain drainFlags, origins []string) error {
+	catalogues, err := f.read()
+	if err != nil {
+		return err
+	}
 	verifier, err := verify.New(o)
 	if err != nil {
 		return wrongSetting("--jwks-url (URBANDATA_API_JWKS_URL), --audience (URBANDATA_API_AUDIENCE) or --verifier-name (URBANDATA_API_VERIFIER_NAME)", "%s", err)
@@ -143,7 +172,7 @@ func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, ur
 	}
 	server, err := resourceserver.New(resourceserver.Options{
 		Store: store, Verifier: verifier, Log: g.log, Metrics: g.metrics, Version: version(), Origins: origins,
-		RequireIfMatch: f.RequireIfMatch, CursorKey: cursorKey,
+		RequireIfMatch: f.RequireIfMatch, CursorKey: cursorKey, Catalogues: catalogues,
 	})
 	if err != nil {
 		return err

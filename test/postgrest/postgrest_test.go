@@ -1,5 +1,5 @@
-// Package postgrest runs the stock client of PostgREST for JavaScript against
-// inmuebles. It needs Node with npm, which fetches the client once.
+//go:build verifiers
+
 package postgrest
 
 import (
