@@ -58,8 +58,12 @@ var filterFields = func() query.Fields {
 	for _, name := range []string{nameCreatedAt, nameUpdatedAt} {
 		all[name] = &query.Field{Name: name, Kind: query.Time, Nullable: true, Column: name, Path: name}
 	}
+	all[nameText] = &query.Field{Name: nameText, Long: true, Any: []*query.Field{all["title"], all["description"]}}
 	return all
 }()
+
+// nameText is what full text over title and description is asked of.
+const nameText = "text"
 
 // byID is the order of the _id.
 var byID = func() query.Order {
@@ -168,5 +172,13 @@ func init() {
 			default:
 				return query.MatchPattern(pattern, fmt.Sprint(text), fold == 1), nil
 			}
+		})
+	sqlite.MustRegisterDeterministicScalarFunction("inmuebles_word", 2,
+		func(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, error) {
+			word, _ := args[0].(string)
+			if text, ok := args[1].(string); ok {
+				return query.MatchWord(word, text), nil
+			}
+			return nil, nil // a document of another program
 		})
 }

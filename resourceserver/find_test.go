@@ -41,8 +41,9 @@ func list(ctx context.Context, s Store, after string, limit int) (listed, error)
 // The values that documents and conditions of TestFindProperty are made of:
 // few, so that they meet.
 var (
-	someTexts  = []string{"", "a", "A", "ab", "Ático", "ático", "atico", "ÑU", "ñu", "z%_", "a.b,c\"(d)", "\\", "🏠", "\uFFFD", "k\nl", "\u212A"}
+	someTexts  = []string{"", "a", "A", "ab", "Ático", "ático", "atico", "ÑU", "ñu", "z%_", "a.b,c\"(d)", "\\", "🏠", "\uFFFD", "k\nl", "\u212A", "a\u0301tico·AB", "\u0301ab \u0301", "Año 3º, 90m²", "b-c aB"}
 	someDates  = []string{"2021-03-01", "2021-03-01T00:00:00Z", "2021-03-01T01:00:00+02:00", "2021-02-28T23:00", "20210302", "2021-03-01 10:00:00.5", "ayer", "", "2021-3-1", "zzz"}
+	someWords  = []string{"a", "A", "ático", "atico", "ATI:*", "ab", "b", "nu", "!a", "k", "a&b", "a|d", "a&!(b|c)", "!(a&b)", "l|k", "z", "ano", "90m", "c"}
 	someInts   = []int32{math.MinInt32, -1, 0, 1, 2, 3, math.MaxInt32}
 	someFloats = []float64{-90, -3.7038, -0.5, 0, 1e-7, 40.4168, 90}
 	someTimes  = []time.Time{{}, dawn, dawn.Add(time.Millisecond), noon}
@@ -79,8 +80,10 @@ func fewValues(r *rapid.T, id string) Inmueble {
 }
 
 var filterNames = func() (names []string) {
-	for name := range filterFields {
-		names = append(names, name)
+	for name, f := range filterFields {
+		if f.Any == nil {
+			names = append(names, name)
+		}
 	}
 	slices.Sort(names)
 	return names
@@ -116,6 +119,10 @@ func anyTerm(r *rapid.T, depth int) string {
 			parts = append(parts, anyTerm(r, depth-1))
 		}
 		return not + rapid.SampledFrom([]string{"and", "or"}).Draw(r, "word") + "(" + strings.Join(parts, ",") + ")"
+	}
+	if rapid.IntRange(0, 5).Draw(r, "full text") == 0 {
+		name := rapid.SampledFrom([]string{"title", "description", "text", "other_id"}).Draw(r, "field")
+		return name + "." + not + rapid.SampledFrom([]string{"fts", "plfts"}).Draw(r, "operator") + "." + quoted(rapid.SampledFrom(someWords).Draw(r, "words"))
 	}
 	f := filterFields[rapid.SampledFrom(filterNames).Draw(r, "field")]
 	operators := []string{"eq", "neq", "gt", "gte", "lt", "lte", "in", "is"}

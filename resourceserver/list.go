@@ -123,7 +123,7 @@ func (s *Server) readListing(in *listInput) (*listing, error) {
 			}
 		default:
 			if !filterFields.IsFilter(name) {
-				return nil, wrong(shown(name), "is not a known parameter", "parameters are the names of fields, and, or, bbox, select, order, limit, offset and cursor")
+				return nil, wrong(shown(name), "is not a known parameter", "parameters are the names of fields, text, and, or, bbox, select, order, limit, offset and cursor")
 			}
 		}
 	}
@@ -424,13 +424,16 @@ func listParameters() (all []*huma.Param) {
 	for _, name := range []string{"and", "or", "not.and", "not.or"} {
 		add(name, "Conditions in parentheses with a comma between, such as (boundary_id.is.null,listing_type.not.eq.3)", text())
 	}
-	for _, name := range allMembers {
+	condition := func(name, doc string) {
 		explode := true
 		all = append(all, &huma.Param{
 			Name: name, In: "query", Style: "form", Explode: &explode,
-			Description: "Condition on " + name + ": operator.value, or a value alone for eq; several are joined by and",
-			Schema:      &huma.Schema{Type: huma.TypeArray, Items: text()},
+			Description: doc, Schema: &huma.Schema{Type: huma.TypeArray, Items: text()},
 		})
+	}
+	condition(nameText, "Full text over title and description: plfts. and words, which must all be there; or fts. and words with & | ! ( ) between, and :* behind the beginning of one")
+	for _, name := range allMembers {
+		condition(name, "Condition on "+name+": operator.value, or a value alone for eq; several are joined by and")
 	}
 	return all
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/urbandata/urbandata/resourceserver/query"
 )
 
 // variety is a handful of documents that differ.
@@ -55,12 +57,13 @@ func linkIn(header, rel string) string {
 	return found[1]
 }
 
-// at is the path of a list with a query that isn't percent-encoded.
+// at is the path of a list with a query that isn't percent-encoded, but for an
+// & in a value.
 func at(query string) string {
 	var parts []string
 	for part := range strings.SplitSeq(query, "&") {
 		name, v, _ := strings.Cut(part, "=")
-		parts = append(parts, name+"="+url.QueryEscape(v))
+		parts = append(parts, name+"="+url.QueryEscape(strings.ReplaceAll(v, "%26", "&")))
 	}
 	return "/inmuebles?" + strings.Join(parts, "&")
 }
@@ -72,7 +75,7 @@ func TestFilters(t *testing.T) {
 			store, _ := e.open(t)
 			fill(t, store, variety())
 			c := newClient(t, store)
-			for query, want := range map[string]string{
+			for params, want := range map[string]string{
 				"listing_type=1":                                     "a b",
 				"listing_type=eq.1&title=ilike.*piso*":               "a b",
 				"listing_type=gte.1&listing_type=lt.3":               "a b c d",
@@ -81,7 +84,14 @@ func TestFilters(t *testing.T) {
 				"title=ilike.*atico*":                                "",
 				"or=(title.eq.\"PISO (ático), 3\",boundary_id.eq.2)": "b d",
 				"title=in.(\"PISO (ático), 3\",Piso en Sol)":         "a b",
-				"title=eq.":            "d",
+				"title=eq.":                 "d",
+				"title=fts.atico":           "b c e",
+				"text=plfts.PISO sol":       "a",
+				"text=fts.céntric:*%26!sol": "b c d e",
+				"text=not.fts.piso":         "",
+				"text=plfts." + strings.Repeat(strings.Repeat("u", query.MaxWord)+" ", 120): "", // as much as there may be
+				"title=fts.pis": "",
+				"or=(title.fts.sol,title.fts.\"atico%263\")": "a b",
 				"date_diff=0":          "e",
 				"boundary_id=is.null":  "c",
 				"boundary_id=neq.2":    "a b e",
@@ -106,8 +116,8 @@ func TestFilters(t *testing.T) {
 				"order=_id.desc&limit=2":                            "e d",
 				"offset=3":                                          "d e",
 			} {
-				if got := idsOf(c.do("GET", at(query), "").want(200)); got != want {
-					t.Errorf("%s: %q, want %q", query, got, want)
+				if got := idsOf(c.do("GET", at(params), "").want(200)); got != want {
+					t.Errorf("%s: %q, want %q", params, got, want)
 				}
 			}
 			for query, want := range map[string]string{ // parameter: reason

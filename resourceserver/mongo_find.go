@@ -85,6 +85,15 @@ func (s *Mongo) sweep(ctx context.Context) error {
 	return flush()
 }
 
+// sweepFor sweeps if the query is about dates and the last time is too long
+// ago.
+func (s *Mongo) sweepFor(ctx context.Context, q *Query) error {
+	if !q.aboutDates() || time.Now().UnixNano()-s.swept.Load() <= int64(sweepEvery) {
+		return nil
+	}
+	return s.sweep(ctx)
+}
+
 // mongoPlan is a query as MongoDB is asked: a filter and a sort, and what must
 // be computed of each document between the two, if anything.
 func mongoPlan(q *Query) (filter, computed, sort bson.D) {
@@ -128,10 +137,8 @@ func withTextID(where *query.Node) bson.D {
 // server would keep the cursor open, to be closed in a second trip: it is one
 // larger.
 func (s *Mongo) Find(ctx context.Context, q Query) (page Page, err error) {
-	if q.aboutDates() && time.Now().UnixNano()-s.swept.Load() > int64(sweepEvery) {
-		if err := s.sweep(ctx); err != nil {
-			return Page{}, err
-		}
+	if err := s.sweepFor(ctx, &q); err != nil {
+		return Page{}, err
 	}
 	filter, computed, sort := mongoPlan(&q)
 	limit, batch := int64(q.Limit)+1, int32(q.Limit)+2 //nolint:gosec // a page is small

@@ -39,6 +39,7 @@ func (s *Server) routes(a *web.API) {
 	route(a, http.MethodPost, pathAll, write, s.createSelect, 201, createdSchema(one, many), "create-inmueble", "Create an inmueble, or many, owned by who asks")
 	route(a, http.MethodPatch, pathAll, write, s.changeWhere, 200, many, "patch-inmuebles", "Change some members of the inmueble that a filter on _id names")
 	route(a, http.MethodDelete, pathAll, write, s.deleteWhere, 200, many, "delete-inmuebles", "Delete the inmueble that a filter on _id names")
+	route(a, http.MethodGet, pathStats, read, s.stats, 200, statsSchema(), "inmuebles-stats", "Figures about the inmuebles that a filter finds") // before pathOne
 	route(a, http.MethodGet, pathOne, read, s.get, 200, one, "get-inmueble", "One inmueble")
 	route(a, http.MethodPut, pathOne, write, s.replace, 200, one, "replace-inmueble", "Replace all of an inmueble")
 	route(a, http.MethodPatch, pathOne, write, s.patch, 200, one, "patch-inmueble", "Change some members of an inmueble")
@@ -46,6 +47,7 @@ func (s *Server) routes(a *web.API) {
 	route(a, http.MethodGet, pathCatalogues, read, s.listCatalogues, 200, names, "list-catalogues", "The members that have a catalogue of codes")
 	route(a, http.MethodGet, pathCatalogue, read, s.getCatalogue, 200, catalogue, "get-catalogue", "The codes that a member may be given")
 	documentList(a)
+	documentStats(a)
 	documentWrites(a, one, many)
 	documentPostgREST(a)
 	documentCatalogues(a)
@@ -73,6 +75,10 @@ func route[I, O any](a *web.API, method, path, scope string, handler func(contex
 		op.Parameters, op.SkipValidateParams = listParameters(), true // readListing does
 		op.Errors = slices.DeleteFunc(op.Errors, func(status int) bool { return status == http.StatusUnprocessableEntity })
 		op.Errors = append(op.Errors, http.StatusNotAcceptable, http.StatusRequestedRangeNotSatisfiable)
+	case path == pathStats:
+		op.Parameters, op.SkipValidateParams = statsParameters(), true // parseStats does
+		op.Errors = slices.DeleteFunc(op.Errors, func(status int) bool { return status == http.StatusUnprocessableEntity })
+		op.Errors = append(op.Errors, http.StatusNotAcceptable)
 	}
 	switch method {
 	case http.MethodPost:

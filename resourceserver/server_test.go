@@ -377,6 +377,7 @@ type brokenStore struct{ err error }
 func (b brokenStore) Get(context.Context, string) (Inmueble, error)       { return Inmueble{}, b.err }
 func (b brokenStore) Find(context.Context, Query) (Page, error)           { return Page{}, b.err }
 func (b brokenStore) Count(context.Context, query.Node, int) (int, error) { return 0, b.err }
+func (b brokenStore) Stats(context.Context, StatsQuery) ([]Group, error)  { return nil, b.err }
 func (b brokenStore) Insert(context.Context, Inmueble) error              { return b.err }
 func (b brokenStore) Replace(context.Context, Inmueble, By) (Inmueble, error) {
 	return Inmueble{}, b.err
@@ -403,7 +404,7 @@ func TestFailingStore(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newClient(t, brokenStore{tt.err})
 			for _, a := range []answer{
-				c.do("GET", "/inmuebles", ""), c.do("GET", "/inmuebles/a", ""), c.do("POST", "/inmuebles", body()),
+				c.do("GET", "/inmuebles", ""), c.do("GET", "/inmuebles/stats", ""), c.do("GET", "/inmuebles/a", ""), c.do("POST", "/inmuebles", body()),
 				c.do("PUT", "/inmuebles/a", body("_id", `"a"`)), c.do("DELETE", "/inmuebles/a", ""),
 				c.do("PATCH", "/inmuebles/a", `{"title":"x"}`), c.do("POST", "/inmuebles", "["+body()+"]"),
 			} {
@@ -495,7 +496,7 @@ func TestDocument(t *testing.T) {
 	}
 	if want := map[string]string{
 		"get /inmuebles": "inmuebles:read", "post /inmuebles": "inmuebles:write",
-		"patch /inmuebles": "inmuebles:write", "delete /inmuebles": "inmuebles:write", "get /inmuebles/{id}": "inmuebles:read",
+		"patch /inmuebles": "inmuebles:write", "delete /inmuebles": "inmuebles:write", "get /inmuebles/{id}": "inmuebles:read", "get /inmuebles/stats": "inmuebles:read",
 		"put /inmuebles/{id}": "inmuebles:write", "patch /inmuebles/{id}": "inmuebles:write", "delete /inmuebles/{id}": "inmuebles:write",
 		"get /catalogues": "inmuebles:read", "get /catalogues/{name}": "inmuebles:read",
 	}; fmt.Sprint(scopes) != fmt.Sprint(want) {

@@ -52,6 +52,14 @@ type Store interface {
 	// It stops counting at most, unless that is 0.
 	Count(ctx context.Context, where query.Node, most int) (int, error)
 
+	// Stats returns the groups of the documents that q.Where is true of, with
+	// the figures of each, in the order of their keys; one group, of whatever
+	// there is, if q names no fields to group by. Documents in which a field
+	// that q.Group or q.Of names isn't valid are left out. It returns
+	// ErrTooManyGroups where there are more than q.Most. The figures are the
+	// same from every store: see [Figures].
+	Stats(ctx context.Context, q StatsQuery) ([]Group, error)
+
 	// Insert stores a new inmueble, or returns ErrDuplicate.
 	Insert(ctx context.Context, m Inmueble) error
 

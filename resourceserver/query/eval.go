@@ -34,6 +34,8 @@ func (n *Node) Match(value func(*Field) any) bool {
 		return MatchPattern(n.Value.(string), text, n.Op == Ilike)
 	case Nlike, Nilike:
 		return !MatchPattern(n.Value.(string), text, n.Op == Nilike)
+	case Word, Nword:
+		return MatchWord(n.Value.(string), text) == (n.Op == Word)
 	}
 	v = n.Field.key(v)
 	switch n.Op {

@@ -45,17 +45,20 @@ func (n *Node) Mongo() bson.D {
 			one.Op = Nin
 		}
 		return one.mongoList()
-	case Like, Ilike, Nlike, Nilike:
-		fold := n.Op == Ilike || n.Op == Nilike
+	case Like, Ilike, Nlike, Nilike, Word, Nword:
 		pattern, _ := n.Value.(string)
-		expression := primitive.Regex{Pattern: regex(pattern, fold)}
-		var d bson.D
-		if n.Op == Like || n.Op == Ilike {
-			d = bson.D{{Key: f.text(f.Path), Value: expression}}
+		var expression primitive.Regex
+		if n.Op == Word || n.Op == Nword {
+			expression.Pattern = wordRegex(pattern)
 		} else {
+			expression.Pattern = regex(pattern, n.Op == Ilike || n.Op == Nilike)
+		}
+		not := n.Op == Nlike || n.Op == Nilike || n.Op == Nword
+		d := bson.D{{Key: f.text(f.Path), Value: expression}}
+		if not {
 			d = on(f.text(f.Path), "$not", expression)
 		}
-		return n.withMissing(d, n.Op == Nlike || n.Op == Nilike)
+		return n.withMissing(d, not)
 	}
 	return n.withMissing(on(f.Path, mongoOperators[n.Op], f.mongo(n.Value)), false)
 }

@@ -14,17 +14,20 @@ import (
 // operators are the words of the dialect.
 var operators = map[string]Op{
 	"eq": Eq, "neq": Neq, "gt": Gt, "gte": Gte, "lt": Lt, "lte": Lte,
-	"in": In, "is": Null, "like": Like, "ilike": Ilike,
+	"in": In, "is": Null, "like": Like, "ilike": Ilike, "fts": fullText, "plfts": plainText,
 }
 
 // foreign are operators that PostgREST has and this doesn't: a value that
 // begins with one is no text that somebody looks for.
 var foreign = map[string]bool{
-	"match": true, "imatch": true, "isdistinct": true, "fts": true, "plfts": true, "phfts": true, "wfts": true,
+	"match": true, "imatch": true, "isdistinct": true, "phfts": true, "wfts": true,
 	"cs": true, "cd": true, "ov": true, "sl": true, "sr": true, "nxr": true, "nxl": true, "adj": true,
 }
 
-const operatorList = "eq, neq, gt, gte, lt, lte, in, is, like and ilike, each also behind not."
+const operatorList = "eq, neq, gt, gte, lt, lte, in, is, like, ilike, fts and plfts, each also behind not."
+
+// reasonAny is why a condition can't be one on a [Field.Any].
+const reasonAny = "stands for several members, and is for full text alone"
 
 // IsFilter reports whether a parameter of this name is a part of the filter.
 func (fields Fields) IsFilter(name string) bool {
@@ -109,6 +112,8 @@ func (p *parser) condition(f *Field, v string) (Node, error) {
 	op, known := operators[word]
 	switch {
 	case dotted && known:
+	case dotted && strings.HasSuffix(word, ")") && strings.Contains(word, "fts("):
+		return Node{}, p.fail("names a language, which full text doesn't have here", "leave out the parentheses: words are compared as they are, but for case and accents")
 	case dotted && foreign[word]:
 		return Node{}, p.fail("has an operator that there isn't here", "there are "+operatorList)
 	case not:
@@ -118,6 +123,9 @@ func (p *parser) condition(f *Field, v string) (Node, error) {
 	}
 	if op != In {
 		return p.leaf(f, op, not, operand)
+	}
+	if f.Any != nil {
+		return Node{}, p.fail(reasonAny, hintText)
 	}
 	p.rest = operand
 	list, err := p.list(len(operand))
@@ -222,6 +230,9 @@ func (p *parser) term(not bool, depth, whole int) (Node, error) {
 		return Node{}, p.fail(fmt.Sprintf("has an operator that there isn't here, after %d bytes", whole-len(p.rest)-len(word)), "there are "+operatorList)
 	}
 	if op == In {
+		if f.Any != nil {
+			return Node{}, p.fail(reasonAny, hintText)
+		}
 		list, err := p.list(whole)
 		if err != nil {
 			return Node{}, err
@@ -320,8 +331,13 @@ func (p *parser) leaf(f *Field, op Op, not bool, operand string) (Node, error) {
 	if err := p.count(1); err != nil {
 		return Node{}, err
 	}
+	if f.Any != nil && op != fullText && op != plainText {
+		return Node{}, p.fail(reasonAny, hintText)
+	}
 	n := Node{Op: op, Field: f}
 	switch op {
+	case fullText, plainText:
+		return p.fullText(f, op, not, operand)
 	case Null:
 		return p.is(f, not, operand)
 	case Like, Ilike:

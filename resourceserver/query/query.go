@@ -11,7 +11,7 @@
 //	condition = ["not."] operator "." value | value           ; a value alone means eq
 //	group     = "(" term *("," term) ")"
 //	term      = field "." ["not."] operator "." word | ["not."] ("and" | "or") group
-//	operator  = "eq" | "neq" | "gt" | "gte" | "lt" | "lte" | "like" | "ilike" | "is" | "in"
+//	operator  = "eq" | "neq" | "gt" | "gte" | "lt" | "lte" | "like" | "ilike" | "is" | "in" | "fts" | "plfts"
 //	list      = "(" [word *("," word)] ")"                    ; the value of in
 //	word      = quoted | *any character but , ( ) and "
 //	quoted    = DQUOTE *("\" any | any but DQUOTE and "\") DQUOTE
@@ -40,7 +40,7 @@ const (
 	MaxLength  = 8 << 10 // bytes of all conditions together
 	MaxDepth   = 8       // levels of and and or
 	MaxTerms   = 500     // conditions, each value of an in counted as one
-	MaxPattern = 500     // code points of a pattern
+	MaxPattern = 500     // code points of a pattern; of a word there are MaxWord
 	MaxOrder   = 5       // fields of an order
 )
 
@@ -63,8 +63,9 @@ type Field struct {
 	Name     string
 	Kind     Kind
 	Nullable bool
-	Long     bool // too long to be a key of an order
-	Default  any  // what a document that lacks it has; nil where there is no such thing
+	Long     bool     // too long to be a key of an order
+	Any      []*Field // a name for several fields of text, of which one must have the word; for full text alone
+	Default  any      // what a document that lacks it has; nil where there is no such thing
 
 	Column string // SQL: an expression that is never missing a default
 	Path   string // MongoDB: the element, which may be missing when it has its default
@@ -97,12 +98,21 @@ const (
 	Nlike
 	Ilike
 	Nilike
+	Word // Field has the word that Value is: see [MatchWord]
+	Nword
+)
+
+// What the parser knows beside: full text becomes a tree of words.
+const (
+	fullText Op = iota + Nword + 1
+	plainText
 )
 
 // negated pairs every operator with the one that is true where it is false.
 var negated = [...]Op{
 	And: Or, Or: And, Eq: Neq, Neq: Eq, Gt: Lte, Lte: Gt, Lt: Gte, Gte: Lt,
 	In: Nin, Nin: In, Null: NotNull, NotNull: Null, Like: Nlike, Nlike: Like, Ilike: Nilike, Nilike: Ilike,
+	Word: Nword, Nword: Word,
 }
 
 // Node is a tree of conditions. Its zero value is true of everything.

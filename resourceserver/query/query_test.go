@@ -38,6 +38,7 @@ var some = func() Fields {
 		}
 		fields[f.Name] = &f
 	}
+	fields["text"] = &Field{Name: "text", Long: true, Any: []*Field{fields["title"], fields["_id"]}}
 	return fields
 }()
 
@@ -45,7 +46,7 @@ var some = func() Fields {
 func show(n *Node) string {
 	names := map[Op]string{
 		Eq: "=", Neq: "<>", Gt: ">", Gte: ">=", Lt: "<", Lte: "<=", In: "in", Nin: "not in", Null: "is null", NotNull: "is not null",
-		Like: "like", Nlike: "not like", Ilike: "ilike", Nilike: "not ilike",
+		Like: "like", Nlike: "not like", Ilike: "ilike", Nilike: "not ilike", Word: "has", Nword: "has no",
 	}
 	one := func(v any) string {
 		if s, ok := v.(string); ok {
@@ -81,7 +82,7 @@ func split(query string) url.Values {
 	values := url.Values{}
 	for part := range strings.SplitSeq(query, "&") {
 		name, v, _ := strings.Cut(part, "=")
-		values.Add(name, v)
+		values.Add(name, strings.ReplaceAll(v, "%26", "&"))
 	}
 	return values
 }
@@ -136,6 +137,9 @@ func TestLimits(t *testing.T) {
 		{"many values", "listing_type", "in.(1" + strings.Repeat(",1", MaxTerms) + ")", "500 conditions is the limit"},
 		{"many conditions", "or", "(end_week.eq.1" + strings.Repeat(",end_week.gt.1", MaxTerms) + ")", "500 conditions is the limit"},
 		{"a long pattern", "title", "like." + strings.Repeat("x", MaxPattern+1), "500 characters is the limit"},
+		{"a long word", "title", "fts." + strings.Repeat("ñ", MaxWord+1), "64 characters is the limit"},
+		{"many words", "text", "plfts." + strings.Repeat("a ", MaxTerms/2), "500 conditions is the limit"},
+		{"deep full text", "title", "fts." + strings.Repeat("(", MaxDepth) + "a" + strings.Repeat(")", MaxDepth), "8 levels is the limit"},
 		{"NUL", "title", "eq.\x00", "U+0000"},
 		{"ill-formed text", "title", "eq.\xff", "valid Unicode"},
 	} {

@@ -3,7 +3,8 @@ package query
 // AppendSQL appends the tree as a condition of SQLite's, with a ? for every
 // value, and the values. No text of a request becomes part of the SQL.
 // Patterns are matched by the function inmuebles_like(pattern, text, fold),
-// which is [MatchPattern].
+// which is [MatchPattern], and words by inmuebles_word(word, text), which is
+// [MatchWord].
 func (n *Node) AppendSQL(b []byte, args []any) ([]byte, []any) {
 	switch n.Op {
 	case And, Or:
@@ -60,6 +61,12 @@ func (n *Node) AppendSQL(b []byte, args []any) ([]byte, []any) {
 			b = append(b, ",0)"...)
 		}
 		return b, append(args, n.Value)
+	case Word, Nword:
+		if n.Op == Nword {
+			b = append(b, "NOT "...)
+		}
+		b = append(append(b, "inmuebles_word(?,"...), n.Field.Column...)
+		return append(b, ')'), append(args, n.Value)
 	}
 	b = append(b, n.Field.Column...)
 	b = append(b, sqlOperators[n.Op]...)

@@ -18,6 +18,8 @@ show('gte lt', await inmuebles().select('_id').gte('start_month', 2).lt('start_m
 show('or', await inmuebles().select('_id').or('boundary_id.is.null,title.eq."Piso \\"A\\", (1)"'))
 show('not', await inmuebles().select('_id').not('boundary_id', 'is', null).not('title', 'in', '("Casa, (2)")'))
 show('ilike', await inmuebles().select('_id').ilike('title', '%piso%'))
+show('textSearch', await inmuebles().select('_id').textSearch('title', 'piso & !a'))
+show('textSearch of plain text', await inmuebles().select('_id').textSearch('text', 'casa 2', { type: 'plain' }))
 show('is', await inmuebles().select('_id').is('boundary_id', null))
 show('match', await inmuebles().select('_id').match({ listing_type: 2, start_month: 3 }))
 show('order', await inmuebles().select('_id').order('date', { ascending: false }).order('_id'))

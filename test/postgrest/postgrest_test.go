@@ -92,6 +92,8 @@ var wanted = [][2]string{
 	{"or", `200 [{"_id":"a"},{"_id":"d"}]`},
 	{"not", `200 [{"_id":"a"},{"_id":"b"},{"_id":"c"}]`},
 	{"ilike", `200 [{"_id":"a"},{"_id":"c"}]`},
+	{"textSearch", `200 [{"_id":"c"}]`},
+	{"textSearch of plain text", `200 [{"_id":"d"}]`},
 	{"is", `200 [{"_id":"d"}]`},
 	{"match", `200 [{"_id":"c"}]`},
 	{"order", `200 [{"_id":"d"},{"_id":"b"},{"_id":"c"},{"_id":"a"}]`},
