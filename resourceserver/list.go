@@ -60,12 +60,12 @@ func (in *listInput) Resolve(ctx huma.Context) []error {
 
 type listOutput struct {
 	Status       int
-	ContentType  string `header:"Content-Type"`
-	ETag         string `header:"ETag" doc:"Strong entity tag of the page, for If-None-Match (RFC 9110)"`
-	Link         string `header:"Link" doc:"RFC 8288: rel=first, and rel=next and rel=prev where there is such a page"`
-	ContentRange string `header:"Content-Range" doc:"First and last row and how many there are, such as 0-24/573; * for what isn't known"`
-	Applied      string `header:"Preference-Applied" doc:"The preference that was granted"`
-	Vary         string `header:"Vary"`
+	ContentType  string   `header:"Content-Type"`
+	ETag         string   `header:"ETag" doc:"Strong entity tag of the page, for If-None-Match (RFC 9110)"`
+	Link         string   `header:"Link" doc:"RFC 8288: rel=first, and rel=next and rel=prev where there is such a page"`
+	ContentRange string   `header:"Content-Range" doc:"First and last row and how many there are, such as 0-24/573; * for what isn't known"`
+	Applied      string   `header:"Preference-Applied" doc:"The preference that was granted"`
+	Vary         []string `header:"Vary"` // a slice is added to what the CORS layer says
 	Body         func(huma.Context)
 }
 
@@ -236,7 +236,7 @@ func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &listOutput{Status: http.StatusOK, Vary: "Accept, Prefer, Range"}
+	out := &listOutput{Status: http.StatusOK, Vary: []string{"Accept, Prefer, Range"}}
 	if out.ContentType = accepted(in.Accept, listTypes...); out.ContentType == "" {
 		return nil, web.NewProblem(http.StatusNotAcceptable, "not_acceptable", "Only "+strings.Join(listTypes, ", ")+" can be had here.")
 	}

@@ -460,6 +460,22 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+// TestVary: what depends on the asker's origin says so, beside what else it
+// depends on.
+func TestVary(t *testing.T) {
+	store, _ := openSQLite(t)
+	c := newClient(t, store)
+	server, err := New(Options{Store: store, Verifier: c.server.verifier, Catalogues: catalogues(t, catalogueFile), Origins: []string{"https://map.example"}})
+	must(t, err)
+	c.server = server
+	for path, want := range map[string]string{"/inmuebles": "Origin, Accept, Prefer, Range", "/catalogues": "Origin", "/catalogues/listing_type": "Origin, Accept-Language"} {
+		a := c.with("Origin", "https://map.example").do("GET", path, "").want(200)
+		if got := strings.Join(a.Header().Values("Vary"), ", "); got != want {
+			t.Errorf("%s: Vary: %s, want %s", path, got, want)
+		}
+	}
+}
+
 // TestDocument: the API's document says what the table of fields says.
 func TestDocument(t *testing.T) {
 	store, _ := openSQLite(t)
