@@ -105,36 +105,22 @@ type clientsListCmd struct {
 
 // Run prints every client, a page at a time.
 func (c *clientsListCmd) Run(p *program) error {
+	rows := listing[authserver.Client]{
+		header: "CLIENT ID\tNAME\tAUTH\tGRANTS\tSCOPE\tAUDIENCES\tCREATED\tSTATE",
+		row: func(one authserver.Client) string {
+			state := "enabled"
+			if one.Disabled {
+				state = "disabled"
+			}
+			return fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s", one.ID, one.Name, one.Auth, strings.Join(one.Grants, " "),
+				one.Scope, strings.Join(one.Audiences, " "), one.CreatedAt.Format(time.DateOnly), state)
+		},
+		key: func(one authserver.Client) string { return one.ID },
+	}
 	return c.clients(p, func(clients *authserver.Clients) error {
-		const page = 500
-		table := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
-		if !c.JSON {
-			fmt.Fprintln(table, "CLIENT ID\tNAME\tAUTH\tGRANTS\tSCOPE\tAUDIENCES\tCREATED\tSTATE")
-		}
-		for after := ""; ; {
-			list, err := clients.List(p.ctx, after, page)
-			if err != nil {
-				return err
-			}
-			for _, one := range list {
-				if c.JSON {
-					if err := json.NewEncoder(p.stdout).Encode(one); err != nil {
-						return fmt.Errorf("write a client: %w", err)
-					}
-					continue
-				}
-				state := "enabled"
-				if one.Disabled {
-					state = "disabled"
-				}
-				fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", one.ID, one.Name, one.Auth, strings.Join(one.Grants, " "),
-					one.Scope, strings.Join(one.Audiences, " "), one.CreatedAt.Format(time.DateOnly), state)
-			}
-			if len(list) < page {
-				return table.Flush()
-			}
-			after = list[len(list)-1].ID
-		}
+		return rows.print(p, c.JSON, func(after string, limit int) ([]authserver.Client, error) {
+			return clients.List(p.ctx, after, limit)
+		})
 	})
 }
 

@@ -2,13 +2,11 @@ package cli
 
 import (
 	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"golang.org/x/term"
@@ -156,38 +154,24 @@ type usersListCmd struct {
 
 // Run prints every user, a page at a time.
 func (c *usersListCmd) Run(p *program) error {
+	rows := listing[authserver.User]{
+		header: "ID\tE-MAIL\tROLES\tCREATED\tSTATE",
+		row: func(u authserver.User) string {
+			state := "enabled"
+			if u.Disabled {
+				state = "disabled"
+			}
+			if u.EraseAt != nil {
+				state = "erased " + u.EraseAt.Format(time.DateOnly)
+			}
+			return fmt.Sprintf("%s\t%s\t%s\t%s\t%s", u.ID, u.Email, strings.Trim(fmt.Sprint(u.Roles), "[]"), u.CreatedAt.Format(time.DateOnly), state)
+		},
+		key: func(u authserver.User) string { return u.Email },
+	}
 	return c.accounts(p, func(a *authserver.Accounts) error {
-		const page = 500
-		table := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
-		if !c.JSON {
-			fmt.Fprintln(table, "ID\tE-MAIL\tROLES\tCREATED\tSTATE")
-		}
-		for after := ""; ; {
-			users, err := a.List(p.ctx, after, page)
-			if err != nil {
-				return err
-			}
-			for _, u := range users {
-				if c.JSON {
-					if err := json.NewEncoder(p.stdout).Encode(u); err != nil {
-						return fmt.Errorf("write a user: %w", err)
-					}
-					continue
-				}
-				state := "enabled"
-				if u.Disabled {
-					state = "disabled"
-				}
-				if u.EraseAt != nil {
-					state = "erased " + u.EraseAt.Format(time.DateOnly)
-				}
-				fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", u.ID, u.Email, strings.Trim(fmt.Sprint(u.Roles), "[]"), u.CreatedAt.Format(time.DateOnly), state)
-			}
-			if len(users) < page {
-				return table.Flush()
-			}
-			after = users[len(users)-1].Email
-		}
+		return rows.print(p, c.JSON, func(after string, limit int) ([]authserver.User, error) {
+			return a.List(p.ctx, after, limit)
+		})
 	})
 }
 
