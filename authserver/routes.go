@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,7 +67,8 @@ func (s *Server) register() error {
 	route(s, http.MethodPost, "/admin/keys/rotate", admin, 200, s.rotateKey, "Let the next key of an algorithm take over: when every verifier holds it, or at once")
 	route(s, http.MethodPost, "/admin/keys/{kid}/revoke", admin, 200, s.revokeKey, "Take a key out of use for ever, at once")
 	route(s, http.MethodGet, "/admin/keys/history", admin, 200, s.keyHistory, "What happened to the keys, the newest first")
-	s.registerOAuth()           // POST /oauth2/…
+	s.registerOAuth() // POST /oauth2/…
+	s.documentNulls()
 	return s.api.RegisterDocs() // GET /docs, /openapi.json
 }
 
@@ -110,6 +112,31 @@ func route[I, O any](s *Server, method, path string, who access, status int, h f
 		}
 		return nil, p
 	})
+}
+
+// documentNulls says of every optional member of a request that it may be null:
+// that counts as absent, here as in huma, and the document is to be true.
+func (s *Server) documentNulls() {
+	document := s.api.Huma.OpenAPI()
+	for _, path := range document.Paths {
+		for _, op := range []*huma.Operation{path.Post, path.Put, path.Patch, path.Delete} {
+			if op == nil || op.RequestBody == nil || op.RequestBody.Content["application/json"] == nil {
+				continue
+			}
+			body := op.RequestBody.Content["application/json"].Schema
+			if body.Ref != "" {
+				body = document.Components.Schemas.SchemaFromRef(body.Ref)
+			}
+			for name, member := range body.Properties {
+				if !slices.Contains(body.Required, name) && member.Ref == "" {
+					member.Nullable = true
+					if len(member.Enum) > 0 && !slices.Contains(member.Enum, nil) {
+						member.Enum = append(member.Enum, nil)
+					}
+				}
+			}
+		}
+	}
 }
 
 // operationID names an operation: its path, and the method where that isn't

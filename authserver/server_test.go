@@ -450,3 +450,31 @@ func TestAudiences(t *testing.T) {
 		}
 	}
 }
+
+// TestNullCountsAsAbsent: and the document says so.
+func TestNullCountsAsAbsent(t *testing.T) {
+	a := newAuthn(t, migrated(t))
+	a.must(201, "POST", "/authn/register", "", member{
+		"email": "ana@ejemplo.example", "password": testPassword, "first_name": nil, "last_name": nil, "company": nil, "language": nil,
+	})
+	m := a.must(200, "POST", "/authn/token", "", member{"email": "ana@ejemplo.example", "username": nil, "password": testPassword, "audience": nil})
+	a.must(200, "POST", "/authn/token/refresh", "", member{"refresh": m["refresh"], "refresh_token": nil})
+	a.must(422, "POST", "/authn/register", "", member{"email": nil, "password": testPassword}) // required
+
+	var document struct {
+		Components struct {
+			Schemas map[string]struct {
+				Properties map[string]struct{ Type any }
+			}
+		}
+	}
+	w := a.call("GET", "/openapi.json", "", nil)
+	if err := json.Unmarshal(w.Body.Bytes(), &document); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"email": "string", "password": "string", "first_name": "[string null]", "language": "[string null]"} {
+		if got := fmt.Sprint(document.Components.Schemas["RegisterInputBody"].Properties[name].Type); got != want {
+			t.Errorf("%s is of type %s in the document, want %s", name, got, want)
+		}
+	}
+}

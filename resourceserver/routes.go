@@ -83,7 +83,7 @@ func route[I, O any](a *web.API, method, path, scope string, handler func(contex
 	switch method {
 	case http.MethodPost:
 		op.MaxBodyBytes, op.BodyReadTimeout, op.SkipValidateBody = maxBulkBody, requestTimeout, true // readRows does
-		op.Errors = append(op.Errors, http.StatusConflict)
+		op.Errors = append(op.Errors, http.StatusNotAcceptable, http.StatusConflict)
 	case http.MethodPut, http.MethodPatch, http.MethodDelete:
 		if path == pathAll {
 			op.Errors = append(op.Errors, http.StatusNotAcceptable)
