@@ -46,7 +46,9 @@ type Policy struct {
 	// change is seen within this time.
 	Tick time.Duration
 
-	// Skew is the most by which the clocks of two replicas differ.
+	// Skew is the most by which the clocks of two replicas differ. Half of it
+	// is how far one may be ahead of the store's, and tokens must be dated
+	// back by as much: stock verifiers refuse an iat ahead of their clock.
 	Skew time.Duration
 
 	// ReplicaLag is how much longer than Tick a replica may go on signing
@@ -89,7 +91,7 @@ func DefaultPolicy() Policy {
 		TokenLife:      300 * time.Second,
 		Leeway:         60 * time.Second,
 		Tick:           10 * time.Second,
-		Skew:           30 * time.Second,
+		Skew:           10 * time.Second,
 		ReplicaLag:     10 * time.Minute,
 		VerifierSlack:  1800 * time.Second,
 		Activate:       OnSchedule,

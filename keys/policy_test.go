@@ -22,21 +22,21 @@ func TestPolicyValidate(t *testing.T) {
 		{name: "every algorithm", change: func(p *keys.Policy) {
 			p.Algorithms = []jose.SignatureAlgorithm{jose.EdDSA, jose.RS256, jose.ES256, jose.PS256}
 		}},
-		{name: "least lead", change: func(p *keys.Policy) { p.AnnounceLead = 2740 * time.Second }},
+		{name: "least lead", change: func(p *keys.Policy) { p.AnnounceLead = 2720 * time.Second }},
 		{
 			name:   "lead a millisecond short",
-			change: func(p *keys.Policy) { p.AnnounceLead = 2740*time.Second - time.Millisecond },
-			want:   keys.ErrPolicy, says: "raise AnnounceLead to 45m40s",
+			change: func(p *keys.Policy) { p.AnnounceLead = 2720*time.Second - time.Millisecond },
+			want:   keys.ErrPolicy, says: "raise AnnounceLead to 45m20s",
 		},
 		{
 			name:   "max-age above half the slack",
 			change: func(p *keys.Policy) { p.JWKSMaxAge = time.Hour },
-			want:   keys.ErrPolicy, says: "max(15m0s, 1h0m0s) + 15m0s + 1h0m0s + 10s + 10m0s + 30s = 2h25m40s",
+			want:   keys.ErrPolicy, says: "max(15m0s, 1h0m0s) + 15m0s + 1h0m0s + 10s + 10m0s + 10s = 2h25m20s",
 		},
-		{name: "least retention", change: func(p *keys.Policy) { p.Retention = 1030 * time.Second }},
+		{name: "least retention", change: func(p *keys.Policy) { p.Retention = 990 * time.Second }},
 		{
 			name:   "retention a millisecond short",
-			change: func(p *keys.Policy) { p.Retention = 1030*time.Second - time.Millisecond },
+			change: func(p *keys.Policy) { p.Retention = 990*time.Second - time.Millisecond },
 			want:   keys.ErrPolicy, says: "Retention ≥ TokenLife + Leeway + Tick + ReplicaLag + 2·Skew",
 		},
 		{
@@ -70,20 +70,20 @@ func TestPolicyValidate(t *testing.T) {
 			want:   keys.ErrPolicy, says: "whole seconds",
 		},
 		{name: "named verifiers, the least lead of the slowest", change: func(p *keys.Policy) {
-			p.Verifiers, p.AnnounceLead = []string{"jose", "rauth", "spring"}, (600+300+610+30)*time.Second
+			p.Verifiers, p.AnnounceLead = []string{"jose", "rauth", "spring"}, (600+300+610+10)*time.Second
 		}},
 		{
 			name: "named verifiers, a millisecond short", change: func(p *keys.Policy) {
-				p.Verifiers, p.AnnounceLead = []string{"jose", "rauth"}, (600+300+610+30)*time.Second-time.Millisecond
+				p.Verifiers, p.AnnounceLead = []string{"jose", "rauth"}, (600+300+610+10)*time.Second-time.Millisecond
 			},
 			want: keys.ErrPolicy, says: "the lead of rauth + JWKSMaxAge + Tick + ReplicaLag + Skew",
 		},
 		{name: "named verifiers that fetch at once still have pkg/verify beside them", change: func(p *keys.Policy) {
-			p.Verifiers, p.AnnounceLead = []string{"OIDC"}, (300+300+610+30)*time.Second
+			p.Verifiers, p.AnnounceLead = []string{"OIDC"}, (300+300+610+10)*time.Second
 		}},
 		{
 			name: "pkg/verify, a millisecond short", change: func(p *keys.Policy) {
-				p.Verifiers, p.AnnounceLead = []string{"oidc"}, (300+300+610+30)*time.Second-time.Millisecond
+				p.Verifiers, p.AnnounceLead = []string{"oidc"}, (300+300+610+10)*time.Second-time.Millisecond
 			},
 			want: keys.ErrPolicy, says: "the lead of urbandata",
 		},

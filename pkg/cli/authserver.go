@@ -98,6 +98,11 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	if err != nil {
 		return err
 	}
+	if f.TokenBackdate < policy.Skew/2 {
+		return wrongSetting("--token-backdate (URBANDATA_AUTH_TOKEN_BACKDATE)",
+			"it is %v, and a replica's clock may be ahead by half of --keys-skew, %v: verifiers would refuse its tokens as not valid yet; raise it to %v, or lower --keys-skew",
+			f.TokenBackdate, policy.Skew/2, policy.Skew/2)
+	}
 	audiences, alg, err := f.audiences(policy)
 	if err != nil {
 		return err

@@ -22,7 +22,7 @@ type policyFlags struct {
 	JWKSMaxAge     time.Duration `name:"keys-jwks-max-age" default:"5m" placeholder:"TIME" env:"URBANDATA_KEYS_JWKS_MAX_AGE" help:"The max-age that the key set is served with. (${env}, ${default})"`
 	Leeway         time.Duration `name:"keys-leeway" default:"60s" placeholder:"TIME" env:"URBANDATA_KEYS_LEEWAY" help:"By how much a verifier may let a token outlive its exp. (${env}, ${default})"`
 	Tick           time.Duration `name:"keys-tick" default:"10s" placeholder:"TIME" env:"URBANDATA_KEYS_TICK" help:"How often a replica looks at the stored keys. (${env}, ${default})"`
-	Skew           time.Duration `name:"keys-skew" default:"30s" placeholder:"TIME" env:"URBANDATA_KEYS_SKEW" help:"By how much the clocks of replicas may differ. (${env}, ${default})"`
+	Skew           time.Duration `name:"keys-skew" default:"10s" placeholder:"TIME" env:"URBANDATA_KEYS_SKEW" help:"By how much the clocks of replicas may differ. (${env}, ${default})"`
 	ReplicaLag     time.Duration `name:"keys-replica-lag" default:"10m" placeholder:"TIME" env:"URBANDATA_KEYS_REPLICA_LAG" help:"How much longer than a tick a replica goes on signing when it has lost the database. (${env}, ${default})"`
 	VerifierSlack  time.Duration `name:"keys-verifier-slack" default:"30m" placeholder:"TIME" env:"URBANDATA_KEYS_VERIFIER_SLACK" help:"For verifiers that refresh on their own schedule only: half of it they keep a set, and half of it they may look again late. (${env}, ${default})"`
 	Verifiers      []string      `name:"verifiers" placeholder:"NAME" env:"URBANDATA_KEYS_VERIFIERS" help:"The kinds of verifier in use, if all are known: jose, spring, … The least announce lead is then what they need, whatever the slack. (${env})"`

@@ -48,8 +48,8 @@ func TestUnsafePolicyNamesTheFlag(t *testing.T) {
 		t.Errorf("with verifiers named that need no more: %v", err)
 	}
 	for _, tc := range []struct{ args, setting, says string }{
-		{"--keys-announce-lead=10m", "--keys-announce-lead (URBANDATA_KEYS_ANNOUNCE_LEAD): ", "raise --keys-announce-lead to 45m40s or more"},
-		{"--keys-retention=1m", "--keys-retention (URBANDATA_KEYS_RETENTION): ", "raise --keys-retention to 17m10s or more"},
+		{"--keys-announce-lead=10m", "--keys-announce-lead (URBANDATA_KEYS_ANNOUNCE_LEAD): ", "raise --keys-announce-lead to 45m20s or more"},
+		{"--keys-retention=1m", "--keys-retention (URBANDATA_KEYS_RETENTION): ", "raise --keys-retention to 16m30s or more"},
 		{"--keys-rotation-period=1h", "--keys-rotation-period (URBANDATA_KEYS_ROTATION_PERIOD): ", "raise --keys-rotation-period to 2h0m0s or more"},
 		{"--keys-rsa-bits=1024", "--keys-rsa-bits (URBANDATA_KEYS_RSA_BITS): ", "take 2048, 3072 or 4096"},
 		{"--keys-algorithms=HS256", "--keys-algorithms (URBANDATA_KEYS_ALGORITHMS): ", `"HS256"`},

@@ -68,6 +68,7 @@ func TestWrongSettings(t *testing.T) {
 		{"no such log level", settings{"URBANDATA_LOG_LEVEL": "loud"}, []string{"version"}, "--log-level"},
 		{"a duration that is none", nil, authserver("--token-life", "soon"), "--token-life"},
 		{"a token life that is too long", nil, authserver("--token-life", "48h"), "URBANDATA_AUTH_TOKEN_LIFE"},
+		{"tokens that a clock ahead makes too early", nil, authserver("--keys-skew", "30s"), "URBANDATA_AUTH_TOKEN_BACKDATE"},
 		{"an algorithm that isn't there", nil, authserver("--signing-alg", "HS256"), "URBANDATA_AUTH_SIGNING_ALG"},
 		{"an audience without algorithm", settings{"URBANDATA_AUTH_AUDIENCES": "spring=none"}, authserver(), "URBANDATA_AUTH_AUDIENCES"},
 
