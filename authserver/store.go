@@ -355,6 +355,23 @@ func (s *Store) sweep(ctx context.Context, before time.Time, limit int) (int64, 
 	return s.deleteSome(ctx, "sessions", "id", "expires_at < ?", before.UnixMilli(), limit)
 }
 
+// oneRow runs a statement, and returns none when it met no row. doing says in
+// words what the statement does.
+func (s *Store) oneRow(ctx context.Context, doing string, none error, statement string, args ...any) error {
+	res, err := s.write.ExecContext(ctx, s.write.Rebind(statement), args...)
+	if err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	n, err := res.RowsAffected()
+	if err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	if n == 0 {
+		return none
+	}
+	return nil
+}
+
 // isUnique reports whether err says that a unique value is taken.
 func isUnique(err error) bool {
 	var lite *sqlite.Error

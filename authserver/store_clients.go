@@ -93,12 +93,12 @@ func (s *Store) listClients(ctx context.Context, after string, limit int) ([]cli
 // rotateSecret puts a secret in place of the present one, which goes on until
 // a moment.
 func (s *Store) rotateSecret(ctx context.Context, id string, hash []byte, now, until time.Time) error {
-	return s.changeClient(ctx, `UPDATE clients SET old_secret_hash = secret_hash, old_secret_until = ?, secret_hash = ?, updated_at = ?
+	return s.oneRow(ctx, "change a client", ErrNoClient, `UPDATE clients SET old_secret_hash = secret_hash, old_secret_until = ?, secret_hash = ?, updated_at = ?
 		WHERE id = ? AND auth_method = 'client_secret'`, until.UnixMilli(), hash, now.UnixMilli(), id)
 }
 
 func (s *Store) setClientKeys(ctx context.Context, id, jwks string, now time.Time) error {
-	return s.changeClient(ctx, `UPDATE clients SET jwks = ?, updated_at = ?
+	return s.oneRow(ctx, "change a client", ErrNoClient, `UPDATE clients SET jwks = ?, updated_at = ?
 		WHERE id = ? AND auth_method = 'private_key_jwt'`, jwks, now.UnixMilli(), id)
 }
 
@@ -107,27 +107,7 @@ func (s *Store) disableClient(ctx context.Context, id string, disabled bool, now
 	if ms := now.UnixMilli(); disabled {
 		at = &ms
 	}
-	return s.changeClient(ctx, "UPDATE clients SET disabled_at = ?, updated_at = ? WHERE id = ?", at, now.UnixMilli(), id)
-}
-
-// changeClient makes one UPDATE, or returns [ErrNoClient] when it met nobody.
-func (s *Store) changeClient(ctx context.Context, statement string, args ...any) error {
-	n, err := s.affected(ctx, statement, args...)
-	if err != nil {
-		return fmt.Errorf("change a client: %w", err)
-	}
-	if n == 0 {
-		return ErrNoClient
-	}
-	return nil
-}
-
-func (s *Store) affected(ctx context.Context, statement string, args ...any) (int64, error) {
-	result, err := s.write.ExecContext(ctx, s.write.Rebind(statement), args...)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected()
+	return s.oneRow(ctx, "change a client", ErrNoClient, "UPDATE clients SET disabled_at = ?, updated_at = ? WHERE id = ?", at, now.UnixMilli(), id)
 }
 
 // spendAssertion notes that an assertion was used; fresh is false when it had
@@ -146,12 +126,7 @@ func (s *Store) spendAssertion(ctx context.Context, id []byte, expires time.Time
 // sweepAssertions forgets up to limit assertions that have expired, and
 // returns how many.
 func (s *Store) sweepAssertions(ctx context.Context, now time.Time, limit int) (int64, error) {
-	n, err := s.affected(ctx, "DELETE FROM client_assertions WHERE id IN (SELECT id FROM client_assertions WHERE expires_at < ? LIMIT ?)",
-		now.UnixMilli(), limit)
-	if err != nil {
-		return 0, fmt.Errorf("forget assertions: %w", err)
-	}
-	return n, nil
+	return s.deleteSome(ctx, "client_assertions", "id", "expires_at < ?", now.UnixMilli(), limit)
 }
 
 // insertAudience stores an audience, or returns [ErrAudienceTaken].
@@ -196,13 +171,7 @@ func (s *Store) listAudiences(ctx context.Context) ([]RegisteredAudience, error)
 	return audiences, nil
 }
 
+// deleteAudience removes an audience, or returns [ErrNoAudience].
 func (s *Store) deleteAudience(ctx context.Context, name string) error {
-	n, err := s.affected(ctx, "DELETE FROM audiences WHERE name = ?", name)
-	if err != nil {
-		return fmt.Errorf("remove an audience: %w", err)
-	}
-	if n == 0 {
-		return ErrNoAudience
-	}
-	return nil
+	return s.oneRow(ctx, "remove an audience", ErrNoAudience, "DELETE FROM audiences WHERE name = ?", name)
 }

@@ -55,29 +55,13 @@ func (s *Store) factor(ctx context.Context, userID string) (*factorRow, error) {
 // takeStep notes that a code was taken, or returns [ErrOTP] when it or a later
 // one was before.
 func (s *Store) takeStep(ctx context.Context, userID string, step int64) error {
-	return s.oneRow(ctx, ErrOTP, "UPDATE second_factors SET last_step = ? WHERE user_id = ? AND last_step < ?", step, userID, step)
+	return s.oneRow(ctx, "use a second factor", ErrOTP, "UPDATE second_factors SET last_step = ? WHERE user_id = ? AND last_step < ?", step, userID, step)
 }
 
 // spendRecoveryCode deletes a recovery code, or returns [ErrOTP] when the user
 // has none of that hash.
 func (s *Store) spendRecoveryCode(ctx context.Context, userID string, hash []byte) error {
-	return s.oneRow(ctx, ErrOTP, "DELETE FROM recovery_codes WHERE user_id = ? AND hash = ?", userID, hash)
-}
-
-// oneRow runs a statement, and returns none when it met no row.
-func (s *Store) oneRow(ctx context.Context, none error, statement string, args ...any) error {
-	res, err := s.write.ExecContext(ctx, s.write.Rebind(statement), args...)
-	if err != nil {
-		return fmt.Errorf("use a second factor: %w", err)
-	}
-	n, err := res.RowsAffected()
-	if err != nil {
-		return fmt.Errorf("use a second factor: %w", err)
-	}
-	if n == 0 {
-		return none
-	}
-	return nil
+	return s.oneRow(ctx, "use a second factor", ErrOTP, "DELETE FROM recovery_codes WHERE user_id = ? AND hash = ?", userID, hash)
 }
 
 // turnOnFactor turns an offered factor on, with recovery codes, or returns

@@ -57,18 +57,9 @@ func (s *Store) allSessions(ctx context.Context, userID string, limit int) ([]se
 // endOwn ends a live session of a user, or returns [ErrNoSession].
 func (s *Store) endOwn(ctx context.Context, userID string, id uuid.UUID, reason string, now time.Time) error {
 	ms := now.UnixMilli()
-	res, err := s.write.ExecContext(ctx, s.write.Rebind(
-		"UPDATE sessions SET ended_at = ?, ended_reason = ? WHERE id = ? AND user_id = ? AND"+isLive),
+	return s.oneRow(ctx, "end a session", ErrNoSession,
+		"UPDATE sessions SET ended_at = ?, ended_reason = ? WHERE id = ? AND user_id = ? AND"+isLive,
 		ms, reason, id.String(), userID, ms, ms)
-	if err != nil {
-		return fmt.Errorf("end a session: %w", err)
-	}
-	if n, err := res.RowsAffected(); err != nil {
-		return fmt.Errorf("end a session: %w", err)
-	} else if n == 0 {
-		return ErrNoSession
-	}
-	return nil
 }
 
 // endAll ends a user's sessions but one ([uuid.Nil] for none).
