@@ -34,14 +34,16 @@ type Store struct {
 	// The hot statements, prepared once: lib/pq makes two round trips of
 	// one that isn't.
 	userByEmail, userFromEmail, userByID, insertSession, rotate, readSession, endSession, liveUser,
-	knownNetwork, counts, clientByID, spend *sqlx.Stmt
+	knownNetwork, counts, clientByID, spend, peekRevoked, readRevoked *sqlx.Stmt
+
+	wake chan struct{} // see ended
 }
 
 // NewStore prepares the statements on migrated databases. write and read are
 // the two pools of one database, or one pool twice. The caller closes the
 // pools after the store.
 func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
-	s := &Store{write: write, read: read}
+	s := &Store{write: write, read: read, wake: make(chan struct{}, 1)}
 	for _, p := range []struct {
 		stmt **sqlx.Stmt
 		db   *sqlx.DB
@@ -60,6 +62,8 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 		{&s.counts, read, "SELECT key, count, last_at, expires_at FROM throttle WHERE key IN (?, ?, ?)"},
 		{&s.clientByID, read, selectClient + " WHERE id = ?"},
 		{&s.spend, write, "INSERT INTO client_assertions (id, expires_at) VALUES (?, ?)"},
+		{&s.peekRevoked, read, peekRevocationsSQL},
+		{&s.readRevoked, read, readRevocationsSQL},
 	} {
 		stmt, err := p.db.PreparexContext(ctx, p.db.Rebind(p.text)) //nolint:sqlclosecheck // Close does
 		if err != nil {
@@ -75,7 +79,7 @@ func (s *Store) Close() error {
 	var errs []error
 	for _, stmt := range []*sqlx.Stmt{
 		s.userByEmail, s.userFromEmail, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser,
-		s.knownNetwork, s.counts, s.clientByID, s.spend,
+		s.knownNetwork, s.counts, s.clientByID, s.spend, s.peekRevoked, s.readRevoked,
 	} {
 		if stmt != nil {
 			errs = append(errs, stmt.Close())
@@ -346,6 +350,7 @@ func (s *Store) end(ctx context.Context, id uuid.UUID, reason string, now time.T
 	if _, err := s.endSession.ExecContext(ctx, now.UnixMilli(), reason, id.String()); err != nil {
 		return fmt.Errorf("end a session: %w", err)
 	}
+	s.ended()
 	return nil
 }
 
