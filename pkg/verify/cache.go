@@ -284,14 +284,19 @@ func (c *cache) pause(failures int) time.Duration {
 		// with other replicas.
 		return life*7/10 + jitter(life/5)
 	}
+	c.mu.Lock()
+	wait := c.toWait(c.now())
+	c.mu.Unlock()
+	return max(backoff(failures), wait+jitter(wait/10))
+}
+
+// backoff is the pause after some failures in a row.
+func backoff(failures int) time.Duration {
 	d := lastRetry
 	if n := failures - 1; n < 7 {
 		d = min(firstRetry<<n, lastRetry)
 	}
-	c.mu.Lock()
-	wait := c.toWait(c.now())
-	c.mu.Unlock()
-	return max(d/2+jitter(d/2), wait+jitter(wait/10))
+	return d/2 + jitter(d/2)
 }
 
 // toWait is for how long the issuer still wants to be left alone
@@ -483,6 +488,8 @@ type Stats struct {
 	TokenBytes    int64  // what they take, at most Options.TokenCacheBytes
 	TokensStored  uint64 // tokens that were verified and then kept
 	TokensEvicted uint64 // good ones given up for want of room
+
+	Revocations RevocationStats // zero if they are not followed
 }
 
 // add adds the stats of another issuer.
@@ -498,4 +505,5 @@ func (s *Stats) add(o Stats) {
 	s.OnDemand += o.OnDemand
 	s.Denied += o.Denied
 	s.Changes += o.Changes
+	s.Revocations.add(o.Revocations)
 }
