@@ -86,7 +86,7 @@ func (v *Verifier) Require(scopes ...string) func(http.Handler) http.Handler {
 	}
 }
 
-// retryAfter is in seconds: the key set is fetched again within lastRetry.
+// retryAfter is in seconds: the key set is fetched again within pace.LastRetry.
 const retryAfter = "10"
 
 // refuse answers with problem details.
