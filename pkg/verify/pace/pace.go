@@ -17,22 +17,24 @@ import (
 )
 
 const (
-	// The wait after a failed fetch starts at FirstRetry and doubles up to
+	// FirstRetry is the wait after a failed fetch. It doubles with each, up to
 	// LastRetry; half of it is random.
 	FirstRetry = 100 * time.Millisecond
-	LastRetry  = 10 * time.Second
+	// LastRetry is the longest wait.
+	LastRetry = 10 * time.Second
 
 	// MaxPatience is the longest that an issuer can make a verifier wait
 	// after a failure. It is far less than a set may be stale, so no wrong
 	// answer can cut a verifier off.
 	MaxPatience = time.Minute
 
-	// MaxAbsent bounds the kids remembered as absent, AbsentFor says for how
-	// long. An entry can never hide a key: the set held is asked first. It
-	// only spares the budget. So a short time is enough, and it lets a kid be
-	// asked for again that one replica of the issuer already signs with and
-	// another did not yet publish.
+	// MaxAbsent bounds the kids remembered as absent.
 	MaxAbsent = 1024
+	// AbsentFor is for how long a kid is remembered as absent. An entry can
+	// never hide a key: the set held is asked first. It only spares the
+	// budget. So a short time is enough, and it lets a kid be asked for again
+	// that one replica of the issuer already signs with and another did not
+	// yet publish.
 	AbsentFor = 30 * time.Second
 )
 
