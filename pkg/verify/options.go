@@ -127,8 +127,8 @@ type CacheOptions struct {
 }
 
 // rules are the bounds on a set's life.
-func (o *CacheOptions) rules() pace.Rules {
-	return pace.Rules{MinAge: o.MinAge, MaxAge: o.MaxAge, DefaultAge: o.DefaultAge, MaxStale: o.MaxStale}
+func (c *CacheOptions) rules() pace.Rules {
+	return pace.Rules{MinAge: c.MinAge, MaxAge: c.MaxAge, DefaultAge: c.DefaultAge, MaxStale: c.MaxStale}
 }
 
 // Hooks are called synchronously, some on the request path: they must be
