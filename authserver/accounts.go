@@ -14,6 +14,7 @@ import (
 	"golang.org/x/text/unicode/norm"
 
 	"github.com/urbandata/urbandata/keys"
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/web"
 )
@@ -47,12 +48,12 @@ type NewUser struct {
 
 // FieldError says what is wrong with one value of a [NewUser].
 type FieldError struct {
-	Field  string // email, password, first_name, last_name, company or roles
-	Reason string // "must …" or "is …"
+	Field  string    // email, password, first_name, last_name, company or roles
+	Reason i18n.Text // "must …" or "is …"
 }
 
 // Error names the field and the reason, never the value.
-func (e *FieldError) Error() string { return e.Field + " " + e.Reason }
+func (e *FieldError) Error() string { return e.Field + " " + e.Reason.String() }
 
 const maxName = 150 // code points
 
@@ -179,7 +180,7 @@ func (a *Accounts) newRow(n NewUser) (*userRow, error) {
 	}
 	for _, r := range n.Roles {
 		if !r.Valid() {
-			errs = append(errs, &FieldError{"roles", "must be of " + joinRoles(token.Roles(), ", ")})
+			errs = append(errs, &FieldError{"roles", i18n.Textf("must be of %s", joinRoles(token.Roles(), ", "))})
 		}
 	}
 	id, err := uuid.NewV7()
@@ -573,7 +574,7 @@ func foldEmail(s string) string {
 }
 
 // badText says what is wrong with a line of text for people, or "".
-func badText(s string) string {
+func badText(s string) i18n.Text {
 	if utf8.RuneCountInString(s) > maxName {
 		return "must have at most 150 characters"
 	}

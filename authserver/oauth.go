@@ -436,14 +436,14 @@ func writeOAuthError(ctx context.Context, w http.ResponseWriter, err error) {
 		web.NoteCause(ctx, err)
 		e = &oauthError{http.StatusBadRequest, "invalid_grant", "The refresh token is not valid, or not any more."}
 	case errors.As(err, &p): // what reading the body came to
-		e = &oauthError{p.Status, "invalid_request", p.Detail}
+		e = &oauthError{p.Status, "invalid_request", p.Error()}
 	case errors.Is(err, keys.ErrStale), errors.Is(err, keys.ErrNotReady), errors.Is(err, errNoSigner), isUnavailable(err):
 		web.NoteCause(ctx, err)
 		w.Header().Set("Retry-After", "2")
 		e = &oauthError{http.StatusServiceUnavailable, "temporarily_unavailable", "The server can't answer this just now. Try again later."}
 	default:
 		p = web.Internal(ctx, err)
-		e = &oauthError{p.Status, "server_error", p.Detail}
+		e = &oauthError{p.Status, "server_error", p.Error()}
 	}
 	writeOAuth(w, e.status, e)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/urbandata/urbandata/keys"
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/web"
 )
@@ -220,9 +221,9 @@ func problem(ctx context.Context, err error) *web.Problem {
 
 // invalidGrant is RFC 6749's invalid_grant, with the 401 that the original's
 // clients know in the place of 400.
-func invalidGrant(code, detail string) *web.Problem {
+func invalidGrant(code string, detail i18n.Text) *web.Problem {
 	p := web.NewProblem(http.StatusUnauthorized, code, detail).With("WWW-Authenticate", `Bearer realm="authn"`)
-	p.OAuthError, p.OAuthDescription = "invalid_grant", detail
+	p.OAuthError, p.OAuthDescription = "invalid_grant", detail.String()
 	return p
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/pquerna/otp"
 	"github.com/pquerna/otp/hotp"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/web"
 )
 
@@ -326,7 +327,9 @@ func (a *Accounts) reseal(ctx context.Context) error {
 func factorProblem(ctx context.Context, err error) *web.Problem {
 	refused := invalidGrant
 	if ctx.Value(claimsKey{}) != nil {
-		refused = func(code, detail string) *web.Problem { return web.NewProblem(http.StatusForbidden, code, detail) }
+		refused = func(code string, detail i18n.Text) *web.Problem {
+			return web.NewProblem(http.StatusForbidden, code, detail)
+		}
 	}
 	switch {
 	case errors.Is(err, ErrOTPRequired):

@@ -163,7 +163,7 @@ func (s *Server) serveJWKS(w http.ResponseWriter, r *http.Request) {
 	set, err := s.issuer.keys.JWKS()
 	if err != nil {
 		web.NoteCause(r.Context(), err)
-		web.Unavailable(time.Second).Write(w)
+		web.Unavailable(time.Second).Write(w, r)
 		return
 	}
 	fields := s.rendered(set)
