@@ -35,6 +35,7 @@ type metadata struct {
 	ServiceDoc          string   `json:"service_documentation"`
 	ClaimsSupported     []string `json:"claims_supported"`
 	GrantTypesSupported []string `json:"grant_types_supported"`
+	ACRValues           []string `json:"acr_values_supported"`
 
 	TokenEndpoint         string   `json:"token_endpoint"`
 	TokenAuth             []string `json:"token_endpoint_auth_methods_supported"`
@@ -69,6 +70,7 @@ func (s *Server) registerWellKnown() error {
 		ServiceDoc:          s.issuer.url + "/docs",
 		ClaimsSupported:     []string{"iss", "sub", "aud", "client_id", "exp", "iat", "jti", "sid", "scope", "roles", "auth_time", "acr", "amr"},
 		GrantTypesSupported: []string{GrantClientCredentials, GrantRefreshToken},
+		ACRValues:           []string{token.ACRSingleFactor, token.ACRTwoFactors},
 		TokenEndpoint:       s.issuer.url + tokenPath, TokenAuth: public, TokenAuthAlgs: assertions,
 		RevocationEndpoint: s.issuer.url + revokePath, RevocationAuth: public, RevocationAuthAlgs: assertions,
 		IntrospectionEndpoint: s.issuer.url + introspectPath, IntrospectionAuth: confidential, IntrospectionAuthAlgs: assertions,
