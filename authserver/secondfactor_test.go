@@ -129,7 +129,7 @@ func TestSecondFactor(t *testing.T) {
 		}
 		m = a.must(200, "POST", "/authn/me/recovery_codes", access, member{"password": testPassword, "otp": recovery[1]})
 		fresh := m["recovery_codes"].([]any)
-		a.must(401, "POST", "/authn/token", "", login(recovery[2])) // the old ones are gone
+		a.must(401, "POST", "/authn/token", "", login(recovery[2]))                                   // the old ones are gone
 		a.must(401, "DELETE", "/authn/me", access, member{"password": testPassword, "otp": fresh[1]}) // begun before the factor: stepup_test.go
 		m = a.must(200, "POST", "/authn/token", "", login(fresh[0].(string)))
 		if m := a.must(403, "DELETE", "/authn/me", m["access"].(string), member{"password": testPassword, "otp": fresh[0]}); m["code"] != "wrong_otp" {
