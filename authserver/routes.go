@@ -16,14 +16,15 @@ import (
 	"github.com/urbandata/urbandata/pkg/web"
 )
 
-// access says who may call a route.
+// access says who may call a route. Its zero value says nothing: the server
+// doesn't start.
 type access int
 
 const (
-	public access = iota // anybody
-	user                 // whoever has an access token of ours
-	grants               // anybody, and errors are RFC 6749's too
-	admin                // whoever may manage keys
+	public access = iota + 1 // anybody
+	user                     // whoever has an access token of ours
+	grants                   // anybody, and errors are RFC 6749's too
+	admin                    // whoever may manage keys
 )
 
 // register is the route table.
@@ -82,17 +83,21 @@ func route[I, O any](s *Server, method, path string, who access, status int, h f
 	}
 	switch who {
 	case user:
+		s.api.Declare(method, path, "users")
 		op.Errors = append(op.Errors, 403, 404, 409)
 		op.Security = web.Scopes()
 		op.Middlewares = append(op.Middlewares, s.authenticate)
 	case admin:
+		s.api.Declare(method, path, token.ScopeKeysAdmin)
 		op.Errors = append(op.Errors, 403, 404, 409)
 		op.Security = web.Scopes(token.ScopeKeysAdmin)
 		op.Middlewares = append(op.Middlewares, s.authenticate, s.authorizeAdmin)
 		op.Tags = []string{"keys"}
 	case grants:
+		s.api.DeclarePublic(method, path)
 		op.Metadata = web.OAuth
 	case public:
+		s.api.DeclarePublic(method, path)
 		op.Errors = append(op.Errors, 409)
 	}
 	wanted := s.stepUp.wanted(who, demands)
