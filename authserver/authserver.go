@@ -28,6 +28,7 @@
 // wants a recent or strong login · importer.go users from elsewhere · session.go refresh tokens · password.go, breached.go which
 // passwords may be chosen · hash.go, formats.go how they are kept ·
 // outbox.go, mail.go, smtp.go mail · limits.go, throttle.go how often ·
+// audit.go who did what · admin*.go what administrators do over HTTP ·
 // issue.go access tokens · wellknown.go keys and metadata · store*.go the SQL.
 package authserver
 
@@ -176,6 +177,11 @@ func (s *Server) Run(ctx context.Context) {
 	var group sync.WaitGroup
 	defer group.Wait()
 	group.Go(func() { s.watchClients(ctx) })
+	group.Go(func() {
+		s.accounts.runAudit(ctx, func(err error) {
+			s.log.LogAttrs(ctx, slog.LevelWarn, "the audit could not be brought up to date", slog.String("cause", err.Error()))
+		})
+	})
 	if b := s.accounts.outbox; b != nil {
 		group.Go(func() { b.run(ctx) })
 	}

@@ -75,6 +75,14 @@ type oauthRequest struct {
 	peer   peer
 }
 
+// acting names the client in the audit; with the application it is the user.
+func (r *oauthRequest) acting(ctx context.Context) context.Context {
+	if r.client == application {
+		return ctx
+	}
+	return WithActor(ctx, clientName(r.client.ID))
+}
+
 // oauthRoute registers an endpoint: its parameters are those of the table, and
 // so is its description.
 func (s *Server) oauthRoute(path, id, summary string, own []param, h func(context.Context, *oauthRequest) (any, error)) {
@@ -331,7 +339,7 @@ func (s *Server) oauthRevoke(ctx context.Context, r *oauthRequest) (any, error) 
 	if strings.HasPrefix(text, refreshPrefix) {
 		_, err := s.sessionOf(ctx, r.client, text)
 		if err == nil {
-			err = s.accounts.signOut(ctx, text)
+			err = s.accounts.signOut(r.acting(ctx), text)
 		}
 		if errors.Is(err, ErrInvalidGrant) {
 			err = nil
@@ -346,7 +354,7 @@ func (s *Server) oauthRevoke(ctx context.Context, r *oauthRequest) (any, error) 
 	if err != nil {
 		return nil, badRequest("unsupported_token_type", "A client's own access token can't be called back: it expires by itself.")
 	}
-	return struct{}{}, s.accounts.store.end(ctx, id, "revoked", s.issuer.now())
+	return struct{}{}, s.accounts.store.end(r.acting(ctx), id, "revoked", s.issuer.now())
 }
 
 // introspection is the answer of RFC 7662 §2.2.
