@@ -37,14 +37,16 @@ type Store struct {
 	// The hot statements, prepared once: lib/pq makes two round trips of
 	// one that isn't.
 	userByEmail, userFromEmail, userByID, insertSession, rotate, readSession, endSession, liveUser,
-	knownNetwork, counts, clientByID, spend *sqlx.Stmt
+	knownNetwork, counts, clientByID, spend, peekRevoked, readRevoked *sqlx.Stmt
+
+	wake chan struct{} // see ended
 }
 
 // NewStore prepares the statements on migrated databases. write and read are
 // the two pools of one database, or one pool twice. The caller closes the
 // pools after the store.
 func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
-	s := &Store{write: write, read: read, audit: audit.NewLog(write, AuditLog)}
+	s := &Store{write: write, read: read, wake: make(chan struct{}, 1), audit: audit.NewLog(write, AuditLog)}
 	for _, p := range []struct {
 		stmt **sqlx.Stmt
 		db   *sqlx.DB
@@ -63,6 +65,8 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 		{&s.counts, read, "SELECT key, count, last_at, expires_at FROM throttle WHERE key IN (?, ?, ?)"},
 		{&s.clientByID, read, selectClient + " WHERE id = ?"},
 		{&s.spend, write, "INSERT INTO client_assertions (id, expires_at) VALUES (?, ?)"},
+		{&s.peekRevoked, read, peekRevocationsSQL},
+		{&s.readRevoked, read, readRevocationsSQL},
 	} {
 		stmt, err := p.db.PreparexContext(ctx, p.db.Rebind(p.text)) //nolint:sqlclosecheck // Close does
 		if err != nil {
@@ -78,7 +82,7 @@ func (s *Store) Close() error {
 	var errs []error
 	for _, stmt := range []*sqlx.Stmt{
 		s.userByEmail, s.userFromEmail, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser,
-		s.knownNetwork, s.counts, s.clientByID, s.spend,
+		s.knownNetwork, s.counts, s.clientByID, s.spend, s.peekRevoked, s.readRevoked,
 	} {
 		if stmt != nil {
 			errs = append(errs, stmt.Close())
@@ -390,6 +394,7 @@ func (s *Store) loadSession(ctx context.Context, id uuid.UUID) (*session, error)
 
 // end ends a session; one that has ended already stays as it is.
 func (s *Store) end(ctx context.Context, id uuid.UUID, reason string, now time.Time) error {
+	defer s.ended()
 	return s.transaction(ctx, func(tx *sqlx.Tx) error {
 		var userID string
 		err := tx.StmtxContext(ctx, s.endSession).GetContext(ctx, &userID, now.UnixMilli(), reason, id.String())

@@ -37,6 +37,7 @@ func (s *Store) changeProfile(ctx context.Context, id string, first, last, compa
 // changed runs an UPDATE of one user within a transaction, and then more, or
 // returns [ErrNoUser] when it met none.
 func (s *Store) changed(ctx context.Context, update string, args []any, more ...func(*sqlx.Tx) error) error {
+	defer s.ended() // perhaps
 	return s.transaction(ctx, func(tx *sqlx.Tx) error {
 		res, err := tx.ExecContext(ctx, tx.Rebind(update), args...)
 		if err != nil {
