@@ -33,7 +33,7 @@ ifneq ($(RACE),)
 endif
 	$(WITH) -- go test -timeout 20m $(if $(RACE),-race) $(TESTFLAGS) $(PACKAGES)
 
-test-verifiers: ## docs/verify in five languages, verify-proxy behind nginx and Caddy, PostgREST's client
+test-verifiers: ## stock verifiers in five languages, stock OAuth clients in three, verify-proxy behind nginx and Caddy, PostgREST's client
 	$(WITH) -only mongodb -- go test -tags verifiers -timeout 20m -count=1 -v $(TESTFLAGS) ./test/thirdparty ./test/postgrest
 
 bench: ## benchmarks, on databases that flush as in production (BENCH=Refresh BENCHCOUNT=10)
