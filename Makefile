@@ -36,7 +36,7 @@ endif
 test-verifiers: ## stock verifiers in five languages, stock OAuth clients in three, verify-proxy behind nginx and Caddy, PostgREST's client
 	$(WITH) -only mongodb -- go test -tags verifiers -timeout 20m -count=1 -v $(TESTFLAGS) ./test/thirdparty ./test/postgrest
 
-bench: ## benchmarks, on databases that flush as in production (BENCH=Refresh BENCHCOUNT=10)
+bench: ## benchmarks, on databases that flush as in production (BENCH=Grants BENCHCOUNT=10)
 	$(WITH) -durable -- go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) -timeout 60m $(PACKAGES)
 
 # How many logins, refreshes and sign-outs `make kill` waits for, and what they are.

@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/go-jose/go-jose/v4"
 	"github.com/google/uuid"
 	"github.com/lib/pq"
 	"github.com/lib/pq/pqerror"
@@ -528,4 +529,57 @@ func TestRefreshStorm(t *testing.T) {
 		a.goOn(token)
 	}
 	t.Logf("%d refreshes, the wire cut %d times, nobody logged out", sessions*rounds, w.cuts.Load())
+}
+
+// TestRoundTrips counts what goes to PostgreSQL and back for a request: a
+// statement each, since all are prepared once. The refresh and the client's
+// token, of which there are most, take one.
+func TestRoundTrips(t *testing.T) {
+	t.Parallel()
+	db, _, w := serializable(t)
+	a := newAuthn(t, db)
+	a.register("ana@ejemplo.example")
+	access, refresh := a.login("ana@ejemplo.example")
+	_, ending := a.login("ana@ejemplo.example")
+	c, secret := a.client(NewClient{})
+	key := newKey(t, jose.EdDSA)
+	signer, _ := a.client(NewClient{JWKS: publicSet(t, jose.EdDSA, key)})
+	clientToken := func(form url.Values, id, secret string) func() int {
+		form.Set("grant_type", GrantClientCredentials)
+		return func() int { return a.post(tokenPath, id, secret, form).Code }
+	}
+	call := func(method, path, bearer string, body any) func() int {
+		return func() int { return a.call(method, path, bearer, body).Code }
+	}
+	for _, tc := range []struct {
+		name   string
+		send   func() int
+		status int
+		want   int64
+	}{
+		{"refresh", call("POST", "/authn/token/refresh", "", member{"refresh": refresh}), 200, 1},
+		{"refresh again, within the grace", call("POST", "/authn/token/refresh", "", member{"refresh": refresh}), 200, 2},
+		{"client_credentials by secret", clientToken(url.Values{}, c.ID, secret), 200, 1},
+		{"client_credentials by private_key_jwt", clientToken(url.Values{
+			"client_assertion_type": {assertionType},
+			"client_assertion": {assert(t, jose.EdDSA, key, "", member{
+				"iss": signer.ID, "sub": signer.ID, "aud": testIssuer, "exp": a.clock.Now().Unix() + 60, "jti": "1",
+			})},
+		}, "", ""), 200, 2},
+		{"login: known network, counts, user, session", call("POST", "/authn/token", "", member{"email": "ana@ejemplo.example", "password": testPassword}), 200, 4},
+		{"who am I", call("GET", "/authn/me", access, nil), 200, 1},
+		{"sign-out by access token", call("POST", "/authn/sign_out", access, nil), 204, 1},
+		{"sign-out by refresh token", call("POST", "/authn/sign_out", "", member{"refresh": ending}), 204, 2},
+		{"keys", call("GET", "/.well-known/jwks.json", "", nil), 200, 0},
+	} {
+		var pieces atomic.Int64
+		w.where(func() (bool, int) { pieces.Add(1); return false, -1 })
+		if status := tc.send(); status != tc.status {
+			t.Errorf("%s: %d, want %d", tc.name, status, tc.status)
+		}
+		w.whole()
+		if n := pieces.Load(); n != tc.want {
+			t.Errorf("%s: %d round trips, want %d", tc.name, n, tc.want)
+		}
+	}
 }
