@@ -426,12 +426,9 @@ func (a *Accounts) rehash(ctx context.Context, user *userRow, password string) {
 	}
 }
 
-// refreshTries is how often a rotation is repeated after a failure that may
-// pass: a deadlock, a serialisation failure, a connection that broke.
-const refreshTries = 3
-
 // refresh rotates a refresh token, or returns an error that wraps
-// [ErrInvalidGrant]. In the usual case it is one statement.
+// [ErrInvalidGrant]. In the usual case it is one statement, which is repeated
+// after a deadlock, a serialisation failure or a broken connection.
 func (a *Accounts) refresh(ctx context.Context, text string, from peer) (*grant, error) {
 	if err := a.limit.token(ctx); err != nil {
 		return nil, err
@@ -451,15 +448,9 @@ func (a *Accounts) rotate(ctx context.Context, text string, from peer) (*grant, 
 	now := a.now()
 	nonce := newNonce() // one for all tries: a try that did take place is found again
 	next := shown.next(nonce)
-	var row *session
-	for try := 1; ; try++ {
-		row, err = a.store.rotateSession(ctx, now, shown, next, nonce, a.limits.Grace, a.limits.Idle, from)
-		if err == nil {
-			break
-		}
-		if !isTransient(err) || try == refreshTries {
-			return nil, err
-		}
+	row, err := a.store.rotateSession(ctx, now, shown, next, nonce, a.limits.Grace, a.limits.Idle, from)
+	if err != nil {
+		return nil, err
 	}
 	if row != nil {
 		return row.grant(next.marked(row.MarkKey)), nil

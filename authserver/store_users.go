@@ -62,7 +62,7 @@ func (s *Store) changed(ctx context.Context, update string, args []any, more ...
 func (s *Store) transaction(ctx context.Context, f func(*sqlx.Tx) error) error {
 	for try := 1; ; try++ {
 		err := s.attempt(ctx, f)
-		if err == nil || try == refreshTries || !isAborted(err) {
+		if err == nil || try == maxTries || !isAborted(err) {
 			return err
 		}
 	}
