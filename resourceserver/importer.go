@@ -30,6 +30,7 @@ const maxReported = 20 // rows in a report
 const (
 	FormatCSV    = "CSV"
 	FormatNDJSON = "NDJSON"
+	FormatJSON   = "JSON" // one array
 )
 
 // ImportOptions says what the file doesn't. Of what is zero, the file itself
@@ -38,7 +39,7 @@ type ImportOptions struct {
 	Owner string    // the sub that will own the inmuebles; "" is nobody, so that only an admin can change them
 	Now   time.Time // becomes created_at and updated_at
 
-	Format    string // FormatCSV or FormatNDJSON
+	Format    string // FormatCSV, FormatNDJSON or FormatJSON
 	Encoding  string // one of Encodings
 	Delimiter byte   // of CSV: comma, semicolon or tab
 	SwapXY    bool   // the column coordinates has y before x
@@ -102,8 +103,8 @@ func (e RowError) String() string {
 // otherwise, reading it in constant memory. It may be packed by gzip or zstd,
 // and in UTF-8, UTF-16 or Windows-1252.
 //
-// NDJSON has an object a line, with the fields by their names; what the
-// server sets is ignored. Of CSV the first row names the columns, in any
+// NDJSON has an object a line, JSON is an array of objects, with the fields by
+// their names; what the server sets is ignored. Of CSV the first row names the columns, in any
 // order and case, with or without accents and underscores:
 //
 //	id_uda       the _id; where it is null one is made, from the row and its number
@@ -247,8 +248,11 @@ func (r *rowReader) begin() error {
 	}
 	if r.report.Format = r.opts.Format; r.report.Format == "" {
 		r.report.Format = FormatCSV
-		if len(start) > 0 && start[0] == '{' {
+		switch {
+		case len(start) > 0 && start[0] == '{':
 			r.report.Format = FormatNDJSON
+		case len(start) > 0 && start[0] == '[':
+			r.report.Format = FormatJSON
 		}
 	}
 	if r.rejects != nil {
@@ -264,9 +268,12 @@ func (r *rowReader) begin() error {
 		}
 	}
 	for i := 1; i < r.opts.From; i++ {
-		if r.report.Format == FormatCSV {
+		switch r.report.Format {
+		case FormatCSV:
 			_, _, err = r.lines.record()
-		} else {
+		case FormatJSON:
+			_, err = r.lines.element()
+		default:
 			_, err = r.lines.next()
 		}
 		if err != nil && !rowFault(err) && !errors.Is(err, io.EOF) {
@@ -317,12 +324,17 @@ func (r *rowReader) next() (Row, error) {
 
 // read reads and judges one row.
 func (r *rowReader) read() (row Row, line int, wrong ValidationError, skip bool, err error) {
-	if r.report.Format == FormatNDJSON {
-		if line, err = r.lines.next(); err == nil {
+	switch r.report.Format {
+	case FormatNDJSON, FormatJSON:
+		next := r.lines.next
+		if r.report.Format == FormatJSON {
+			next = r.lines.element
+		}
+		if line, err = next(); err == nil {
 			r.report.Rows++
 			row, wrong = r.parseJSON(r.lines.raw)
 		}
-	} else {
+	default:
 		var record []string
 		record, line, err = r.lines.record()
 		if err == nil && len(record) != len(r.columns) {

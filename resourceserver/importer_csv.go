@@ -20,6 +20,8 @@ type lines struct {
 	raw    []byte // the present row, line ends and all
 	again  []byte // lines that a broken row had swallowed, to be read again
 	fields []string
+
+	array array // of a file that is one
 }
 
 const maxRow = 1 << 20 // bytes of a row: an unclosed quote must not take the whole file into memory
@@ -37,7 +39,8 @@ var (
 // read.
 func rowFault(err error) bool {
 	return errors.Is(err, errLongRow) || errors.Is(err, errOpenQuote) || errors.Is(err, errQuote) ||
-		errors.Is(err, errBareQuote) || errors.Is(err, errFieldCount)
+		errors.Is(err, errBareQuote) || errors.Is(err, errFieldCount) ||
+		errors.Is(err, errNoElement) || errors.Is(err, errNoArray) || errors.Is(err, errOpenArray) || errors.Is(err, errAfterArray)
 }
 
 // readLine appends the next line to raw, its end included. Of a line that is
