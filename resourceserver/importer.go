@@ -37,6 +37,7 @@ const (
 // is asked.
 type ImportOptions struct {
 	Owner string    // the sub that will own the inmuebles; "" is nobody, so that only an admin can change them
+	Own   bool      // change only inmuebles that Owner owns; else anybody's
 	Now   time.Time // becomes created_at and updated_at
 
 	Format    string // FormatCSV, FormatNDJSON or FormatJSON
@@ -56,6 +57,15 @@ type ImportOptions struct {
 	From  int // the first row to be loaded, from 1; 0 is 1
 
 	Progress func(rows int) // is told every thousand rows; nil isn't
+
+	// MaxUnpacked bounds the bytes that a packed file may unpack to; 0 doesn't.
+	MaxUnpacked int64
+
+	// step is asked with each batch what a job has come to by it, to be stored
+	// in the same step: see [Batch]. last is true of the last one.
+	step func(r Report, last bool) (Job, error)
+
+	resumed bool // Rejects has the bad rows of a part before this one
 }
 
 // Report tells what an import did, or would have done but for the error.
@@ -137,13 +147,32 @@ func Import(ctx context.Context, store Store, r io.Reader, opts ImportOptions) (
 			break
 		}
 	}
-	rows.report.Encoding, rows.report.Packing = rows.text.encoding(), rows.text.packed
-	rows.report.LookSwapped = rows.looksSwapped()
-	if rows.rejects != nil {
-		rows.rejects.Flush()
-		err = errors.Join(err, rows.rejects.Error())
+	return rows.told(), errors.Join(err, rows.flush())
+}
+
+// told is the report so far.
+func (r *rowReader) told() Report {
+	report := r.report
+	report.Encoding, report.Packing = r.text.encoding(), r.text.packed
+	report.LookSwapped = r.looksSwapped()
+	return report
+}
+
+// flush writes the bad rows so far.
+func (r *rowReader) flush() error {
+	if r.rejects == nil {
+		return nil
 	}
-	return rows.report, err
+	r.rejects.Flush()
+	return r.rejects.Error()
+}
+
+// count adds what became of rows.
+func (r *Report) count(l Loaded) {
+	r.Stored += l[Inserted]
+	r.Changed += l[Changed]
+	r.Unchanged += l[Unchanged]
+	r.Existing += l[Skipped]
 }
 
 // errDryRun makes a load that went well have no effect.
@@ -167,9 +196,23 @@ func (r *rowReader) load(ctx context.Context, store Store) (more bool, err error
 			}
 		},
 	}
+	if r.opts.Own {
+		b.By = Owner(r.opts.Owner)
+	}
 	r.first = r.made
 	if r.opts.SkipBad {
 		b.Reject = r.reject
+	}
+	if r.opts.step != nil {
+		b.Step = func(l Loaded) (Job, error) {
+			if err := r.flush(); err != nil {
+				return Job{}, err
+			}
+			report := r.told()
+			report.count(l)
+			report.Done = r.row()
+			return r.opts.step(report, !more)
+		}
 	}
 	l, err := store.Load(ctx, b)
 	if bad, ok := errors.AsType[*BatchError](err); ok {
@@ -181,10 +224,7 @@ func (r *rowReader) load(ctx context.Context, store Store) (more bool, err error
 	if err != nil {
 		return false, err
 	}
-	r.report.Stored += l[Inserted]
-	r.report.Changed += l[Changed]
-	r.report.Unchanged += l[Unchanged]
-	r.report.Existing += l[Skipped]
+	r.report.count(l)
 	if !r.opts.DryRun {
 		r.report.Done = r.row()
 	}
@@ -218,7 +258,7 @@ type placed struct {
 }
 
 func newRowReader(r io.Reader, opts ImportOptions) (*rowReader, error) {
-	text, err := newText(r, opts.Encoding)
+	text, err := newText(r, opts.Encoding, opts.MaxUnpacked)
 	if err != nil {
 		return nil, err
 	}
@@ -255,7 +295,7 @@ func (r *rowReader) begin() error {
 			r.report.Format = FormatJSON
 		}
 	}
-	if r.rejects != nil {
+	if r.rejects != nil && !r.opts.resumed {
 		_ = r.rejects.Write([]string{"line", "column", "reason", "row"}) // Import asks for its error
 	}
 	if r.report.Format == FormatCSV {
@@ -409,6 +449,8 @@ func (r *rowReader) reject(e *BatchError) {
 		}
 	case errors.Is(e.Err, ErrDuplicate):
 		wrong = ValidationError{{r.columnOf[0], "is taken, in the database or further up in the file"}}
+	case errors.Is(e.Err, ErrNotOwner):
+		wrong = ValidationError{{r.columnOf[0], "is that of somebody else's inmueble"}}
 	default:
 		wrong = ValidationError{{r.columnOf[0], "is that of a stored document that can't be read"}}
 	}

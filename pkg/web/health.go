@@ -37,6 +37,10 @@ func NewHealth(checks ...Check) *Health { return &Health{checks: checks} }
 // nothing new.
 func (h *Health) Drain() { h.draining.Store(true) }
 
+// Draining reports whether it was called: an answer that would go on for long
+// should come to its end.
+func (h *Health) Draining() bool { return h.draining.Load() }
+
 type healthAnswer struct {
 	Status string            `json:"status"`
 	Checks map[string]string `json:"checks,omitempty"`
