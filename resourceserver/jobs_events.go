@@ -3,7 +3,6 @@ package resourceserver
 import (
 	"context"
 	"fmt"
-	"mime"
 	"net/http"
 	"strings"
 	"sync"
@@ -61,16 +60,6 @@ func (c *streams) leave(owner string) {
 	}
 }
 
-// wantsEvents reports whether an Accept names server-sent events.
-func wantsEvents(accept string) bool {
-	for part := range strings.SplitSeq(accept, ",") {
-		if mediaType, params, err := mime.ParseMediaType(part); err == nil && mediaType == typeEvents && params["q"] != "0" {
-			return true
-		}
-	}
-	return false
-}
-
 // events sends the import whenever it has changed, as server-sent events
 // (WHATWG HTML §9.2), until it is final, its reader leaves, the token expires
 // or the server stops. A reader that comes again says which event it has. An
@@ -84,7 +73,6 @@ func (s *Server) events(ctx context.Context, id, last string) (func(huma.Context
 	}
 	return func(hctx huma.Context) {
 		defer s.streams.leave(sub)
-		hctx.SetHeader("Content-Type", typeEvents)
 		hctx.SetHeader("Cache-Control", "no-store")
 		hctx.SetHeader("X-Accel-Buffering", "no") // nginx would keep it
 		r, w := humamux.Unwrap(hctx)
@@ -136,4 +124,11 @@ func (s *Server) events(ctx context.Context, id, last string) (func(huma.Context
 			}
 		}
 	}, nil
+}
+
+// open is how many there are.
+func (c *streams) open() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.all
 }

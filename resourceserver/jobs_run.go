@@ -232,6 +232,7 @@ func (r *jobRun) current() Job {
 
 // work imports the file of a job that was claimed, and stores how it ended.
 func (s *Server) work(ctx context.Context, j Job) {
+	s.log.LogAttrs(ctx, slog.LevelInfo, "an import begins", slog.String("id", j.ID), slog.Int("attempts", j.Attempts))
 	working, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	r := &jobRun{Store: s.store, s: s, stop: stop, done: make(chan struct{}), job: j}
@@ -260,7 +261,7 @@ func (s *Server) work(ctx context.Context, j Job) {
 // beat gives signs of life until ctx ends, and notices when the job was
 // changed by somebody else.
 func (r *jobRun) beat(ctx context.Context) {
-	tick := time.NewTicker(jobPulse)
+	tick, alive := time.NewTicker(jobPulse), time.Now()
 	defer tick.Stop()
 	for {
 		select {
@@ -270,8 +271,13 @@ func (r *jobRun) beat(ctx context.Context) {
 		}
 		version, err := r.s.jobs.BeatJob(ctx, r.current().ID, r.progress())
 		if err != nil {
-			continue // if it can't be given for long, somebody takes the job up, and this one ends at its next step
+			// Whoever takes the job up must find nothing half done.
+			if time.Since(alive) > loadLease {
+				r.stop(errJobLost)
+			}
+			continue
 		}
+		alive = time.Now()
 		r.mu.Lock()
 		changed := r.next == nil && version != r.job.Version && (version == 0 || version > r.job.Version)
 		r.mu.Unlock()

@@ -87,7 +87,7 @@ func (s *Server) importRoutes(a *web.API) {
 	huma.Register(a.Huma, list, s.listImports)
 
 	get := op(http.MethodGet, pathJob, read, "get-import", "How an import stands; with Accept: text/event-stream, whenever that changes",
-		http.StatusNotFound, http.StatusTooManyRequests)
+		http.StatusNotFound, http.StatusNotAcceptable, http.StatusTooManyRequests)
 	answer(&get, http.StatusOK, typeJSON, job, "The import")
 	get.Responses["200"].Content[typeEvents] = &huma.MediaType{Schema: &huma.Schema{
 		Type: huma.TypeString, Description: "Server-sent events of the type import, whose data is what JSON has, until the import has ended",
@@ -274,14 +274,13 @@ func (in *importInput) options() (JobOptions, error) {
 type jobOutput struct {
 	Status   int
 	Location string `header:"Location" doc:"Where the import is"`
-	ETag     string `header:"ETag" doc:"Strong entity tag of the answer, for If-None-Match"`
 	Body     any
 }
 
 func (s *Server) jobAnswer(status int, j *Job, p JobProgress) *jobOutput {
 	v := view(j, p)
 	body := v.json()
-	return &jobOutput{status, pathImports + "/" + j.ID, etagOf(body), jsontext.Value(body)}
+	return &jobOutput{status, pathImports + "/" + j.ID, jsontext.Value(body)}
 }
 
 // partTimeout is how long a client may take for one part of a file: 17 kB/s
@@ -525,22 +524,35 @@ type getJobInput struct {
 	LastEventID string `header:"Last-Event-ID" doc:"The last event that the client has: it isn't sent again"`
 }
 
-func (s *Server) getImport(ctx context.Context, in *getJobInput) (*jobOutput, error) {
+// watchOutput is an import, or a stream of what becomes of it.
+type watchOutput struct {
+	Status int
+	Type   string   `header:"Content-Type"`
+	ETag   string   `header:"ETag" doc:"Strong entity tag of the answer, for If-None-Match"`
+	Vary   []string `header:"Vary"` // a slice is added to what the CORS layer says
+	Body   func(huma.Context)
+}
+
+func (s *Server) getImport(ctx context.Context, in *getJobInput) (*watchOutput, error) {
+	out := &watchOutput{Status: http.StatusOK, Type: accepted(in.Accept, typeJSON, typeEvents), Vary: []string{"Accept"}}
+	if out.Type == "" {
+		return nil, web.NewProblem(http.StatusNotAcceptable, "not_acceptable", "Only "+typeJSON+" and "+typeEvents+" can be had here.")
+	}
 	j, p, err := s.look(ctx, in.ID)
 	if err != nil {
 		return nil, s.jobProblem(ctx, in.ID, err)
 	}
-	if wantsEvents(in.Accept) {
-		events, err := s.events(ctx, in.ID, in.LastEventID)
-		if err != nil {
-			return nil, err
-		}
-		return &jobOutput{Status: http.StatusOK, Location: pathImports + "/" + j.ID, Body: events}, nil
+	if out.Type == typeEvents {
+		out.Body, err = s.events(ctx, in.ID, in.LastEventID)
+		return out, err
 	}
-	out := s.jobAnswer(http.StatusOK, &j, p)
+	v := view(&j, p)
+	body := v.json()
+	out.ETag = etagOf(body)
 	if held, err := parseTags(in.IfNoneMatch); err == nil && held.given() && held.weak(out.ETag) { // a broken field is ignored
-		out.Status, out.Body = http.StatusNotModified, []byte(nil)
+		out.Status, out.Type, body = http.StatusNotModified, "", nil
 	}
+	out.Body = send(out.Status, body)
 	return out, nil
 }
 
