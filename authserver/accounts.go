@@ -348,13 +348,13 @@ type login struct {
 }
 
 // login starts a session, or returns what [Accounts.authenticate] does, or
-// [ErrUnverified].
-func (a *Accounts) login(ctx context.Context, email, password, code, clientID, audience string, from peer) (*grant, error) {
-	g, err := a.tryLogin(ctx, email, password, code, clientID, audience, from)
+// [ErrUnverified], or [ErrUnmet] where the login isn't of one of the acr values.
+func (a *Accounts) login(ctx context.Context, email, password, code, clientID, audience string, acr []string, from peer) (*grant, error) {
+	g, err := a.tryLogin(ctx, email, password, code, clientID, audience, acr, from)
 	if errors.Is(err, ErrNoUser) {
 		// The user was disabled or given another password meanwhile, or the
 		// same one stored anew by another login: look again.
-		g, err = a.tryLogin(ctx, email, password, code, clientID, audience, from)
+		g, err = a.tryLogin(ctx, email, password, code, clientID, audience, acr, from)
 	}
 	if errors.Is(err, ErrNoUser) {
 		err = ErrCredentials
@@ -362,10 +362,13 @@ func (a *Accounts) login(ctx context.Context, email, password, code, clientID, a
 	return g, err
 }
 
-func (a *Accounts) tryLogin(ctx context.Context, email, password, code, clientID, audience string, from peer) (*grant, error) {
+func (a *Accounts) tryLogin(ctx context.Context, email, password, code, clientID, audience string, acr []string, from peer) (*grant, error) {
 	l, err := a.authenticate(ctx, email, password, code, from)
 	if err != nil {
 		return nil, err
+	}
+	if !meets(assurance(l.amr), acr) {
+		return nil, ErrUnmet
 	}
 	user := l.user
 	unverified := user.EmailVerifiedAt == nil && a.outbox != nil && a.outbox.Verify != VerifyOff

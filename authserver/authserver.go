@@ -24,8 +24,8 @@
 //
 // Files: routes.go the route table · peer.go where a request comes from ·
 // accounts.go logging in and registering · profile.go, sessions.go,
-// recovery.go, secondfactor.go what users do with their accounts · importer.go users from
-// elsewhere · session.go refresh tokens · password.go, breached.go which
+// recovery.go, secondfactor.go what users do with their accounts · stepup.go what
+// wants a recent or strong login · importer.go users from elsewhere · session.go refresh tokens · password.go, breached.go which
 // passwords may be chosen · hash.go, formats.go how they are kept ·
 // outbox.go, mail.go, smtp.go mail · limits.go, throttle.go how often ·
 // issue.go access tokens · wellknown.go keys and metadata · store*.go the SQL.
@@ -65,6 +65,7 @@ type Options struct {
 	Audiences  map[string]Audience     // besides inmuebles, which gets EdDSA
 	SigningAlg jose.SignatureAlgorithm // for every audience, unless empty
 	Backdate   time.Duration           // by how much iat lies in the past
+	StepUp     StepUp                  // what routes demand of logins
 
 	Log     *slog.Logger          // slog.Default if nil
 	Metrics prometheus.Registerer // a registry of its own if nil
@@ -92,6 +93,7 @@ type Server struct {
 	accounts    *Accounts
 	clients     *Clients
 	issuer      *issuer
+	stepUp      StepUp
 	log         *slog.Logger
 	logins      *prometheus.CounterVec
 	fetches     fetchCounters
@@ -111,6 +113,15 @@ func New(o Options) (*Server, error) {
 	if o.Backdate < 0 || o.Backdate > time.Minute {
 		return nil, fmt.Errorf("%w: Backdate must be between 0 and a minute", ErrOptions)
 	}
+	if o.StepUp.MaxAge == 0 {
+		o.StepUp.MaxAge = DefaultStepUpAge
+	}
+	if o.StepUp.MaxAge < time.Second {
+		return nil, fmt.Errorf("%w: StepUp.MaxAge must be a second at least", ErrOptions)
+	}
+	if o.StepUp.AdminFactor && o.Accounts.options.Sealer == nil {
+		return nil, fmt.Errorf("%w: administrators can't have a second factor without a Sealer", ErrOptions)
+	}
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
@@ -125,7 +136,7 @@ func New(o Options) (*Server, error) {
 		fixed[name] = a
 	}
 	s := &Server{
-		accounts: o.Accounts, clients: NewClients(o.Accounts.store, o.Now), log: o.Log, proxies: o.Proxies,
+		accounts: o.Accounts, clients: NewClients(o.Accounts.store, o.Now), log: o.Log, proxies: o.Proxies, stepUp: o.StepUp,
 		issuer: &issuer{
 			url: o.Issuer, keys: o.Keys, backdate: o.Backdate, now: o.Now,
 			audiences: &audiences{fixed: fixed, override: o.SigningAlg, store: o.Accounts.store},

@@ -79,7 +79,7 @@ type oauthRequest struct {
 // so is its description.
 func (s *Server) oauthRoute(path, id, summary string, own []param, h func(context.Context, *oauthRequest) (any, error)) {
 	params := slices.Concat(own, clientParams)
-	s.api.Router.Path(path).Methods(http.MethodPost).HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s.api.Public(http.MethodPost, path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // clients show no token
 		ctx := s.notePeer(r.Context(), r, w.Header().Set)
 		form, err := readForm(r, params)
 		if err != nil {
@@ -100,7 +100,7 @@ func (s *Server) oauthRoute(path, id, summary string, own []param, h func(contex
 			return
 		}
 		writeOAuth(w, http.StatusOK, out)
-	})
+	}))
 
 	schema := &huma.Schema{Type: huma.TypeObject, Properties: map[string]*huma.Schema{}}
 	for _, p := range params {

@@ -17,6 +17,7 @@ import (
 	"github.com/pquerna/otp/hotp"
 
 	"github.com/urbandata/urbandata/pkg/i18n"
+	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/web"
 )
 
@@ -64,9 +65,9 @@ var base32Encoding = base32.StdEncoding.WithPadding(base32.NoPadding)
 // 800-63B that its login had.
 func assurance(amr string) string {
 	if amr == amrPasswordAndOTP {
-		return "aal2"
+		return token.ACRTwoFactors
 	}
-	return "aal1"
+	return token.ACRSingleFactor
 }
 
 type passwordOnlyInput struct {

@@ -249,6 +249,11 @@ func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
 	if l.object = out.ContentType == typeObject; l.object {
 		l.Limit = min(l.Limit, 2) // enough to know that it isn't the only one
 	}
+	var answers *Answers
+	if l.members == nil {
+		answers = newAnswers(min(l.Limit, defaultLimit))
+		l.Into = answers
+	}
 	page, err := s.store.Find(ctx, l.Query)
 	if err != nil {
 		return nil, s.problem(ctx, "", err)
@@ -272,18 +277,28 @@ func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
 			return nil, p.With("Content-Range", fmt.Sprintf("*/%d", total))
 		}
 	}
-	if l.object && len(page.Items) != 1 {
-		return nil, notSingle(len(page.Items))
+	if answers == nil { // through select
+		answers = newAnswers(len(page.Items))
+		for i := range page.Items {
+			answers.close(page.Items[i].appendMembers(answers.open(), l.members))
+		}
+	}
+	n := answers.Len()
+	if l.object && n != 1 {
+		return nil, notSingle(n)
 	}
 	if l.back {
-		slices.Reverse(page.Items)
+		answers.reverse()
 	}
 	out.Link = s.links(l, &page)
-	out.ContentRange = l.contentRange(len(page.Items), total)
+	out.ContentRange = l.contentRange(n, total)
 	if l.ranged && page.More {
 		out.Status = http.StatusPartialContent
 	}
-	body := l.render(page.Items)
+	body := answers.list()
+	if l.object {
+		body = answers.one(0)
+	}
 	out.ETag = etagOf(body)
 	if held, err := parseTags(in.IfNoneMatch); err == nil && held.given() && held.weak(out.ETag) {
 		out.Status, out.ContentType, body = http.StatusNotModified, "", nil
@@ -293,11 +308,10 @@ func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
 }
 
 func (l *listing) render(items []Inmueble) []byte {
-	const typical = 700 // bytes of an inmueble
 	if l.object {
-		return l.append(make([]byte, 0, typical), &items[0])
+		return l.append(make([]byte, 0, typicalAnswer), &items[0])
 	}
-	body := append(make([]byte, 0, 2+len(items)*typical), '[')
+	body := append(make([]byte, 0, 2+len(items)*typicalAnswer), '[')
 	for i := range items {
 		if i > 0 {
 			body = append(body, ',')

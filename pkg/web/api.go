@@ -49,7 +49,8 @@ type API struct {
 	Huma   huma.API
 	Router *mux.Router
 
-	guard func(huma.Context, func(huma.Context))
+	guard  func(huma.Context, func(huma.Context))
+	access map[string]string // of method and path: who may use it (access.go)
 }
 
 // Guard has every operation go through f before anything of the request is
