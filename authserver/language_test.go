@@ -94,7 +94,7 @@ func TestLanguages(t *testing.T) {
 			{"POST", "/authn/me/password", ana, member{"current_password": "not my password", "new_password": "otra frase larga y mía"}, 403, "wrong_password"},
 			{"POST", "/authn/me/password", ana, member{"current_password": testPassword, "new_password": "12345678"}, 422, "validation_failed"},
 			{"DELETE", "/authn/me", ana, member{"password": "not my password"}, 403, "wrong_password"},
-			{"DELETE", "/authn/me", guarded, member{"password": testPassword}, 403, "otp_required"},
+			{"DELETE", "/authn/me", guarded, member{"password": testPassword}, 401, "insufficient_user_authentication"},
 			{"DELETE", "/authn/me/totp", guarded, member{"password": testPassword, "otp": "1"}, 403, "wrong_otp"},
 			{"POST", "/authn/me/totp", guarded, member{"password": testPassword}, 409, "second_factor_state"},
 			{"POST", "/authn/me/totp/confirm", ana, member{"code": "123456"}, 409, "second_factor_state"},
