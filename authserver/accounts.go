@@ -67,6 +67,8 @@ type Accounts struct {
 	limits  SessionLimits
 	outbox  *outbox // nil if no mail is sent
 	limit   *throttle
+
+	refusals *refusals // that are to be in the audit
 }
 
 // AccountsOptions are how accounts behave. The zero value has every default.
@@ -77,6 +79,7 @@ type AccountsOptions struct {
 	Breached      *BreachedList    // passwords that may not be chosen; none if nil
 	Limits        *Limits          // [DefaultLimits] if nil
 	Sealer        keys.Sealer      // of second factors; nobody can have one if nil
+	AuditOrigins  time.Duration    // for how long the audit keeps networks and devices; [DefaultAuditOrigins] if zero
 	Now           func() time.Time // the clock, time.Now if nil
 }
 
@@ -104,12 +107,15 @@ func NewAccounts(store *Store, o AccountsOptions) *Accounts {
 	if o.DeletionGrace == 0 {
 		o.DeletionGrace = DefaultDeletionGrace
 	}
+	if o.AuditOrigins == 0 {
+		o.AuditOrigins = DefaultAuditOrigins
+	}
 	if o.Limits == nil {
 		limits := DefaultLimits()
 		o.Limits = &limits
 	}
 	return &Accounts{
-		limit: newThrottle(store, *o.Limits, o.Now),
+		limit: newThrottle(store, *o.Limits, o.Now), refusals: newRefusals(store, o.Now),
 		store: store, hasher: newHasher(), now: o.Now, options: o, limits: o.Sessions,
 		outbox: newOutbox(store, o.Mail, o.Now),
 	}
@@ -119,6 +125,7 @@ func NewAccounts(store *Store, o AccountsOptions) *Accounts {
 // a [*FieldError] for each value that won't do, or is [ErrEmailTaken],
 // [ErrBusy], or a failure of the database.
 func (a *Accounts) Create(ctx context.Context, n NewUser) (*User, error) {
+	ctx = operating(ctx)
 	row, err := a.newUser(n)
 	if err != nil {
 		return nil, err
@@ -211,6 +218,7 @@ func (a *Accounts) create(ctx context.Context, row *userRow, password string, we
 	// Ask before hashing: a taken address shouldn't cost 30 ms of a core. The
 	// unique column decides when two ask at once.
 	if _, err := a.store.findUser(ctx, row.EmailKey); err == nil {
+		a.refusals.count(ctx, actRegisterRefused, "email_taken", row.EmailKey)
 		return nil, ErrEmailTaken
 	} else if !errors.Is(err, ErrNoUser) {
 		return nil, err
@@ -257,6 +265,7 @@ func (a *Accounts) List(ctx context.Context, after string, limit int) ([]User, e
 // was disabled or deleted, and ends the user's sessions. Errors are those of
 // [Accounts.Create], and [ErrNoUser].
 func (a *Accounts) SetPassword(ctx context.Context, email, password string) error {
+	ctx = operating(ctx)
 	user, err := a.store.findUser(ctx, foldEmail(email))
 	if err != nil {
 		return err
@@ -272,6 +281,7 @@ func (a *Accounts) SetPassword(ctx context.Context, email, password string) erro
 // tokens that are out stay valid until they expire: verifiers don't ask. It
 // returns [ErrNoUser] when nobody has the address.
 func (a *Accounts) Disable(ctx context.Context, email string) error {
+	ctx = operating(ctx)
 	return a.store.disable(ctx, foldEmail(email), a.now())
 }
 
@@ -359,6 +369,7 @@ func (a *Accounts) login(ctx context.Context, email, password, code, clientID, a
 	if errors.Is(err, ErrNoUser) {
 		err = ErrCredentials
 	}
+	a.refusals.refused(ctx, actLoginFailed, foldEmail(email), err)
 	return g, err
 }
 
@@ -415,12 +426,9 @@ func (a *Accounts) rehash(ctx context.Context, user *userRow, password string) {
 	}
 }
 
-// refreshTries is how often a rotation is repeated after a failure that may
-// pass: a deadlock, a serialisation failure, a connection that broke.
-const refreshTries = 3
-
 // refresh rotates a refresh token, or returns an error that wraps
-// [ErrInvalidGrant]. In the usual case it is one statement.
+// [ErrInvalidGrant]. In the usual case it is one statement, which is repeated
+// after a deadlock, a serialisation failure or a broken connection.
 func (a *Accounts) refresh(ctx context.Context, text string, from peer) (*grant, error) {
 	if err := a.limit.token(ctx); err != nil {
 		return nil, err
@@ -440,15 +448,9 @@ func (a *Accounts) rotate(ctx context.Context, text string, from peer) (*grant, 
 	now := a.now()
 	nonce := newNonce() // one for all tries: a try that did take place is found again
 	next := shown.next(nonce)
-	var row *session
-	for try := 1; ; try++ {
-		row, err = a.store.rotateSession(ctx, now, shown, next, nonce, a.limits.Grace, a.limits.Idle, from)
-		if err == nil {
-			break
-		}
-		if !isTransient(err) || try == refreshTries {
-			return nil, err
-		}
+	row, err := a.store.rotateSession(ctx, now, shown, next, nonce, a.limits.Grace, a.limits.Idle, from)
+	if err != nil {
+		return nil, err
 	}
 	if row != nil {
 		return row.grant(next.marked(row.MarkKey)), nil
@@ -460,7 +462,7 @@ func (a *Accounts) rotate(ctx context.Context, text string, from peer) (*grant, 
 	}
 	current, err := row.judge(now, shown, a.limits.Grace)
 	if errors.Is(err, ErrReused) {
-		if endErr := a.store.end(ctx, shown.session, "refresh token reused", now); endErr != nil {
+		if endErr := a.store.end(ctx, shown.session, reasonReused, now); endErr != nil {
 			return nil, endErr
 		}
 	}
@@ -508,6 +510,7 @@ func (a *Accounts) Sweep(ctx context.Context) error {
 		untilFew(batch, func() (int64, error) { return a.store.expireCounts(ctx, now, batch) }),
 		untilFew(batch, func() (int64, error) { return a.store.expireLinks(ctx, now, batch) }),
 		untilFew(batch/10, func() (int64, error) { return a.store.eraseUsers(ctx, now, batch/10) }),
+		untilFew(batch, func() (int64, error) { return a.store.forgetOrigins(ctx, now.Add(-a.options.AuditOrigins), batch) }),
 	)
 }
 

@@ -74,6 +74,7 @@ type imported struct {
 // report says what is wrong; any other error comes from the file or the
 // database, and nothing is stored either.
 func (a *Accounts) Import(ctx context.Context, file io.Reader, o ImportOptions) (*ImportReport, error) {
+	ctx = operating(ctx)
 	read := readDjango
 	if o.Format == ImportCSV {
 		read = readCSV

@@ -177,7 +177,8 @@ func (a *Accounts) confirmPassword(ctx context.Context, user *userRow, password 
 // confirm checks the password, and the code of the second factor if one is on,
 // or returns [ErrPassword], [ErrOTPRequired] or [ErrOTP]. It counts as a login does: an access token that was
 // stolen is no place to guess from.
-func (a *Accounts) confirm(ctx context.Context, user *userRow, password, code string) error {
+func (a *Accounts) confirm(ctx context.Context, user *userRow, password, code string) (err error) {
+	defer func() { a.refusals.refused(ctx, actConfirmFailed, user.EmailKey, err) }()
 	attempt, err := a.limit.try(ctx, user.EmailKey, peerOf(ctx))
 	if err != nil {
 		return err
@@ -254,8 +255,9 @@ func (a *Accounts) restore(ctx context.Context, email, password, code string) er
 		err = a.store.restoreUser(ctx, l.user, a.now())
 	}
 	if errors.Is(err, ErrNoUser) {
-		return ErrCredentials // erased, or given another password, meanwhile
+		err = ErrCredentials // erased, or given another password, meanwhile
 	}
+	a.refusals.refused(ctx, actLoginFailed, foldEmail(email), err)
 	return err
 }
 

@@ -175,10 +175,11 @@ func factorIdentity(userID string) []byte { return []byte("second factor of " + 
 // confirmSecondFactor turns on the factor that was offered, if its first code
 // is right, and returns recovery codes. It returns [ErrOTP] or
 // [ErrSecondFactor].
-func (a *Accounts) confirmSecondFactor(ctx context.Context, user *userRow, code string) ([]string, error) {
+func (a *Accounts) confirmSecondFactor(ctx context.Context, user *userRow, code string) (codes []string, err error) {
 	if user.SecondFactorAt != nil {
 		return nil, ErrSecondFactor
 	}
+	defer func() { a.refusals.refused(ctx, actConfirmFailed, user.EmailKey, err) }()
 	attempt, err := a.limit.try(ctx, user.EmailKey, peerOf(ctx))
 	if err != nil {
 		return nil, err
@@ -214,6 +215,7 @@ func (a *Accounts) removeSecondFactor(ctx context.Context, user *userRow, passwo
 // RemoveSecondFactor turns a user's second factor off for an operator, or
 // returns [ErrNoUser] when nobody has the address.
 func (a *Accounts) RemoveSecondFactor(ctx context.Context, email string) error {
+	ctx = operating(ctx)
 	return a.store.turnOffFactor(ctx, foldEmail(email), nil, a.now())
 }
 
@@ -227,7 +229,7 @@ func (a *Accounts) newRecoveryCodes(ctx context.Context, user *userRow, password
 		return nil, err
 	}
 	codes, hashes := makeRecoveryCodes()
-	return codes, a.store.replaceRecoveryCodes(ctx, user.ID, hashes)
+	return codes, a.store.replaceRecoveryCodes(ctx, user.ID, hashes, a.now())
 }
 
 // checkSecondFactor checks the code of a user whose password was right, if a
