@@ -224,7 +224,7 @@ func BenchmarkGrants(b *testing.B) {
 		{"refresh", func() *grantRequests {
 			g := &grantRequests{Path: "/authn/token/refresh"}
 			for range benchClients {
-				one, err := s.accounts.login(b.Context(), "ana@ejemplo.example", testPassword, "", clientID, InmueblesAudience, peer{})
+				one, err := s.accounts.login(b.Context(), "ana@ejemplo.example", testPassword, "", clientID, InmueblesAudience, nil, peer{})
 				if err != nil {
 					b.Fatal(err)
 				}

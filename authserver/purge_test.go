@@ -23,6 +23,7 @@ func TestPurgeByIndex(t *testing.T) {
 			{"email_links", "hash", "expires_at <= ?"},
 			{"users", "id", "erase_at <= ?"},
 			{"client_assertions", "id", "expires_at < ?"},
+			{"revocations", "id", "at < ?"},
 		} {
 			column, _, _ := strings.Cut(tc.condition, " ")
 			query, explain, want := deleteSomeSQL(tc.table, tc.key, tc.condition), "EXPLAIN QUERY PLAN ", "("+column+"<?)"
@@ -116,7 +117,7 @@ func BenchmarkPurge(b *testing.B) {
 	}
 	// refreshes for as long as ctx says, one after the other: what each took.
 	refreshes := func(ctx context.Context) (took []time.Duration) {
-		g, err := s.accounts.login(b.Context(), "ana@ejemplo.example", testPassword, "", clientID, InmueblesAudience, peer{})
+		g, err := s.accounts.login(b.Context(), "ana@ejemplo.example", testPassword, "", clientID, InmueblesAudience, nil, peer{})
 		if err != nil {
 			b.Error(err)
 			return nil
