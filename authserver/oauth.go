@@ -75,11 +75,19 @@ type oauthRequest struct {
 	peer   peer
 }
 
+// acting names the client in the audit; with the application it is the user.
+func (r *oauthRequest) acting(ctx context.Context) context.Context {
+	if r.client == application {
+		return ctx
+	}
+	return WithActor(ctx, clientName(r.client.ID))
+}
+
 // oauthRoute registers an endpoint: its parameters are those of the table, and
 // so is its description.
 func (s *Server) oauthRoute(path, id, summary string, own []param, h func(context.Context, *oauthRequest) (any, error)) {
 	params := slices.Concat(own, clientParams)
-	s.api.Router.Path(path).Methods(http.MethodPost).HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s.api.Public(http.MethodPost, path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // clients show no token
 		ctx := s.notePeer(r.Context(), r, w.Header().Set)
 		form, err := readForm(r, params)
 		if err != nil {
@@ -100,7 +108,7 @@ func (s *Server) oauthRoute(path, id, summary string, own []param, h func(contex
 			return
 		}
 		writeOAuth(w, http.StatusOK, out)
-	})
+	}))
 
 	schema := &huma.Schema{Type: huma.TypeObject, Properties: map[string]*huma.Schema{}}
 	for _, p := range params {
@@ -332,7 +340,7 @@ func (s *Server) oauthRevoke(ctx context.Context, r *oauthRequest) (any, error) 
 	if strings.HasPrefix(text, refreshPrefix) {
 		_, err := s.sessionOf(ctx, r.client, text)
 		if err == nil {
-			err = s.accounts.signOut(ctx, text)
+			err = s.accounts.signOut(r.acting(ctx), text)
 		}
 		if errors.Is(err, ErrInvalidGrant) {
 			err = nil
@@ -347,7 +355,7 @@ func (s *Server) oauthRevoke(ctx context.Context, r *oauthRequest) (any, error) 
 	if err != nil { // a client's own
 		return struct{}{}, s.accounts.store.withdraw(ctx, claims.ID, s.issuer.now())
 	}
-	return struct{}{}, s.accounts.store.end(ctx, id, "revoked", s.issuer.now())
+	return struct{}{}, s.accounts.store.end(r.acting(ctx), id, "revoked", s.issuer.now())
 }
 
 // introspection is the answer of RFC 7662 §2.2.
@@ -459,14 +467,14 @@ func writeOAuthError(ctx context.Context, w http.ResponseWriter, err error) {
 		web.NoteCause(ctx, err)
 		e = &oauthError{http.StatusBadRequest, "invalid_grant", "The refresh token is not valid, or not any more."}
 	case errors.As(err, &p): // what reading the body came to
-		e = &oauthError{p.Status, "invalid_request", p.Detail}
+		e = &oauthError{p.Status, "invalid_request", p.Error()}
 	case errors.Is(err, keys.ErrStale), errors.Is(err, keys.ErrNotReady), errors.Is(err, errNoSigner), isUnavailable(err):
 		web.NoteCause(ctx, err)
 		w.Header().Set("Retry-After", "2")
 		e = &oauthError{http.StatusServiceUnavailable, "temporarily_unavailable", "The server can't answer this just now. Try again later."}
 	default:
 		p = web.Internal(ctx, err)
-		e = &oauthError{p.Status, "server_error", p.Detail}
+		e = &oauthError{p.Status, "server_error", p.Error()}
 	}
 	writeOAuth(w, e.status, e)
 }

@@ -38,7 +38,7 @@ func (s *Server) serveRevocations(w http.ResponseWriter, r *http.Request) {
 	h["Cross-Origin-Resource-Policy"] = crossOrigin
 	list := s.feed.list.Load()
 	if list == nil || !s.feed.now().Before(list.expires) {
-		web.Unavailable(time.Second).Write(w) // the database is away, and the log has said so
+		web.Unavailable(time.Second).Write(w, r) // the database is away, and the log has said so
 		return
 	}
 	h["Etag"] = list.etag
@@ -65,14 +65,14 @@ func (s *Server) streamRevocations(w http.ResponseWriter, r *http.Request) {
 		if done != nil {
 			done()
 		}
-		web.Unavailable(10 * time.Second).Write(w)
+		web.Unavailable(10*time.Second).Write(w, r)
 		return
 	}
 	defer done()
 
 	list := s.feed.list.Load()
 	if list == nil || !s.feed.now().Before(list.expires) {
-		web.Unavailable(time.Second).Write(w)
+		web.Unavailable(time.Second).Write(w, r)
 		return
 	}
 	held, err := strconv.ParseInt(r.Header.Get("Last-Event-ID"), 10, 64)

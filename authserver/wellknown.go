@@ -35,6 +35,7 @@ type metadata struct {
 	ServiceDoc          string   `json:"service_documentation"`
 	ClaimsSupported     []string `json:"claims_supported"`
 	GrantTypesSupported []string `json:"grant_types_supported"`
+	ACRValues           []string `json:"acr_values_supported"`
 
 	TokenEndpoint         string   `json:"token_endpoint"`
 	TokenAuth             []string `json:"token_endpoint_auth_methods_supported"`
@@ -73,6 +74,7 @@ func (s *Server) registerWellKnown() error {
 		ServiceDoc:          s.issuer.url + "/docs",
 		ClaimsSupported:     []string{"iss", "sub", "aud", "client_id", "exp", "iat", "jti", "sid", "scope", "roles", "auth_time", "acr", "amr"},
 		GrantTypesSupported: []string{GrantClientCredentials, GrantRefreshToken},
+		ACRValues:           []string{token.ACRSingleFactor, token.ACRTwoFactors},
 		TokenEndpoint:       s.issuer.url + tokenPath, TokenAuth: public, TokenAuthAlgs: assertions,
 		RevocationEndpoint: s.issuer.url + revokePath, RevocationAuth: public, RevocationAuthAlgs: assertions,
 		IntrospectionEndpoint: s.issuer.url + introspectPath, IntrospectionAuth: confidential, IntrospectionAuthAlgs: assertions,
@@ -92,7 +94,7 @@ func (s *Server) registerWellKnown() error {
 		return fmt.Errorf("authserver: the issuer is not a URL: %w", err)
 	}
 	get := func(path, id, summary, contentType string, h http.Handler) {
-		s.api.Router.Path(path).Methods(http.MethodGet).Handler(h)
+		s.api.Public(http.MethodGet, path, h)
 		s.api.Huma.OpenAPI().AddOperation(&huma.Operation{
 			OperationID: id, Method: http.MethodGet, Path: path, Summary: summary, Tags: []string{"keys"},
 			Responses: map[string]*huma.Response{
@@ -110,11 +112,11 @@ func (s *Server) registerWellKnown() error {
 	get("/.well-known/oauth-authorization-server", "metadata", "Authorization server metadata (RFC 8414)", "application/json", document)
 	get("/.well-known/openid-configuration", "openid-configuration", "The same, where OpenID Connect looks for it", "application/json", document)
 	if path := strings.TrimSuffix(u.Path, "/"); path != "" {
-		s.api.Router.Path("/.well-known/oauth-authorization-server" + path).Methods(http.MethodGet).Handler(document)
-		s.api.Router.Path(path + "/.well-known/openid-configuration").Methods(http.MethodGet).Handler(document)
-		s.api.Router.Path(path + jwksPath).Methods(http.MethodGet).Handler(jwks)
-		s.api.Router.Path(path + revocationsPath).Methods(http.MethodGet).Handler(revocations)
-		s.api.Router.Path(path + streamPath).Methods(http.MethodGet).Handler(stream)
+		s.api.Public(http.MethodGet, "/.well-known/oauth-authorization-server"+path, document)
+		s.api.Public(http.MethodGet, path+"/.well-known/openid-configuration", document)
+		s.api.Public(http.MethodGet, path+jwksPath, jwks)
+		s.api.Public(http.MethodGet, path+revocationsPath, revocations)
+		s.api.Public(http.MethodGet, path+streamPath, stream)
 	}
 	return nil
 }
@@ -174,7 +176,7 @@ func (s *Server) serveJWKS(w http.ResponseWriter, r *http.Request) {
 	set, err := s.issuer.keys.JWKS()
 	if err != nil {
 		web.NoteCause(r.Context(), err)
-		web.Unavailable(time.Second).Write(w)
+		web.Unavailable(time.Second).Write(w, r)
 		return
 	}
 	fields := s.rendered(set)

@@ -49,8 +49,22 @@ type inmueblesFlags struct {
 
 	Revocations        string        `default:"auto" placeholder:"auto|off|URL" env:"URBANDATA_API_REVOCATIONS" help:"Where the issuer says which sessions have ended, so that their tokens are refused within a second: auto looks beside the keys, and does without if there is nothing; off does without. (${env}, ${default})"`
 	RevocationsSilence time.Duration `default:"0s" placeholder:"DURATION" env:"URBANDATA_API_REVOCATIONS_SILENCE" help:"For how long tokens are taken while the issuer says nothing; then all are refused. 0 for the life of a token, -1s for ever. (${env}, ${default})"`
+	ImportMaxMB        int64         `name:"import-max-mb" default:"512" placeholder:"N" env:"URBANDATA_API_IMPORT_MAX_MB" help:"How large a file may be that is imported over HTTP, in MiB, as it is sent. (${env}, ${default})"`
+	ImportKeep         time.Duration `default:"168h" env:"URBANDATA_API_IMPORT_KEEP" help:"How long what became of an import over HTTP can be looked at. (${env}, ${default})"`
 
 	catalogueFlag `embed:""`
+}
+
+// limits are those of imports over HTTP.
+func (f *inmueblesFlags) limits() (resourceserver.ImportLimits, error) {
+	const most = 1 << 20 // MiB
+	if f.ImportMaxMB < 1 || f.ImportMaxMB > most {
+		return resourceserver.ImportLimits{}, wrongSetting("--import-max-mb (URBANDATA_API_IMPORT_MAX_MB)", "%d is not from 1 to %d", f.ImportMaxMB, most)
+	}
+	if f.ImportKeep < time.Minute {
+		return resourceserver.ImportLimits{}, wrongSetting("--import-keep (URBANDATA_API_IMPORT_KEEP)", "%s is less than a minute", f.ImportKeep)
+	}
+	return resourceserver.ImportLimits{MaxBytes: f.ImportMaxMB << 20, Keep: f.ImportKeep}, nil
 }
 
 // catalogueFlag is the setting of whatever takes codes in.
@@ -163,6 +177,10 @@ func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, ur
 	if err := follow(&o, g.log, "URBANDATA_API", f.Revocations, f.RevocationsSilence); err != nil {
 		return err
 	}
+	limits, err := f.limits()
+	if err != nil {
+		return err
+	}
 	verifier, err := verify.New(o)
 	if err != nil {
 		return wrongSetting("--jwks-url (URBANDATA_API_JWKS_URL), --revocations (URBANDATA_API_REVOCATIONS), --audience (URBANDATA_API_AUDIENCE) or --verifier-name (URBANDATA_API_VERIFIER_NAME)", "%s", err)
@@ -180,11 +198,12 @@ func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, ur
 	server, err := resourceserver.New(resourceserver.Options{
 		Store: store, Verifier: verifier, Log: g.log, Metrics: g.metrics, Version: version(), Origins: origins,
 		RequireIfMatch: f.RequireIfMatch, CursorKey: cursorKey, Catalogues: catalogues,
+		Jobs: store, Imports: limits,
 	})
 	if err != nil {
 		return err
 	}
-	g.background = append(g.background, verifier.Run)
+	g.background = append(g.background, verifier.Run, server.Run)
 	if m, ok := store.(*resourceserver.Mongo); ok {
 		g.background = append(g.background, m.Run)
 	}
@@ -195,6 +214,7 @@ func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, ur
 // inmueblesStore is a store with the secret that its servers share.
 type inmueblesStore interface {
 	resourceserver.Store
+	resourceserver.JobStore
 	CursorKey(ctx context.Context) ([]byte, error)
 }
 

@@ -17,7 +17,8 @@
 // [New] validates and starts nothing. [Verifier.Run] fetches the keys.
 // [Verifier.Check] says whether any are held, for a readiness probe. Handlers
 // read the claims with [FromContext]. Servers with their own way to answer
-// errors use [Verifier.VerifyRequest], [CheckScope] and [Challenge]. [As] and
+// errors use [Verifier.VerifyRequest], [CheckScope], [CheckLogin] and
+// [Challenge]. [Verifier.RequireLogin] steps up (RFC 9470). [As] and
 // [Private] read claims of your own, [NewMulti] takes the tokens of several
 // issuers. Package verifytest is an issuer for tests. All of it needs nothing
 // but the standard library.
@@ -100,29 +101,29 @@
 // list of what has ended (format: token.Revocations, and docs/verify.md), and
 // refuses with [ErrRevoked], a moment after the issuer has said so.
 //
-//	              a first list comes            nothing comes, MaxSilence passes
-//	  unheard ─────────────────────► following ───────────────────────► silent
-//	(verifies) ─────────────────────────────────────────────────────►  (refuses)
-//	     │       MaxSilence passes       ▲                                 │
-//	     │ 404, and Optional             └─────────────────────────────────┘
-//	     ▼                                         a list comes
-//	  absent: verifies, and asks again each minute
+//		              a first list comes            nothing comes, MaxSilence passes
+//		  unheard ─────────────────────► following ───────────────────────► silent
+//		(verifies) ─────────────────────────────────────────────────────►  (refuses)
+//		     │       MaxSilence passes       ▲                                 │
+//		     │ 404, and Optional             └─────────────────────────────────┘
+//		     ▼                                         a list comes
+//		  absent: verifies, and asks again each minute
 //
-//   - News come by a stream of events. One that is silent for 10 s is given up:
-//     an issuer without news says so every 3 s. While there is no stream, the
-//     list is fetched every second.
-//   - Each statement is verified as strictly as a token: typ, alg, signature by
-//     a key of the set, iss, exp, iat. What fails changes nothing and counts as
-//     silence. So nobody between can end a session, and who holds news back is
-//     noticed: a statement says until when it speaks of the present.
-//   - News follow upon a place in a sequence without gaps. If that isn't held,
-//     the whole list is fetched. The sequence never goes back, unless nothing
-//     that is held is of use any more.
-//   - A token costs a look or two into maps that are never locked (30 ns, no
-//     allocation), in the token cache too. MaxEntries bounds the memory; an
-//     entry goes when its tokens have expired.
-//   - Silence beyond MaxSilence refuses every token with
-//     [ErrRevocationsUnavailable], and [Verifier.Check] says so.
+//	  - News come by a stream of events. One that is silent for 10 s is given up:
+//	    an issuer without news says so every 3 s. While there is no stream, the
+//	    list is fetched every second.
+//	  - Each statement is verified as strictly as a token: typ, alg, signature by
+//	    a key of the set, iss, exp, iat. What fails changes nothing and counts as
+//	    silence. So nobody between can end a session, and who holds news back is
+//	    noticed: a statement says until when it speaks of the present.
+//	  - News follow upon a place in a sequence without gaps. If that isn't held,
+//	    the whole list is fetched. The sequence never goes back, unless nothing
+//	    that is held is of use any more.
+//	  - A token costs a look or two into maps that are never locked (30 ns, no
+//	    allocation), in the token cache too. MaxEntries bounds the memory; an
+//	    entry goes when its tokens have expired.
+//	  - Silence beyond MaxSilence refuses every token with
+//	    [ErrRevocationsUnavailable], and [Verifier.Check] says so.
 //
 // # What is trusted
 //

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/urbandata/urbandata/pkg/token"
+	"github.com/urbandata/urbandata/pkg/verify/pace"
 )
 
 const (
@@ -165,7 +166,7 @@ type pursuit struct {
 // attempt streams for as long as that goes, and fetches the list if it brought
 // nothing or left a gap. It returns how long to wait before the next.
 func (f *follower) attempt(ctx context.Context, p *pursuit) time.Duration {
-	soon := jitter(firstRetry)               // all verifiers lose a replica in the same moment
+	soon := jitter(pace.FirstRetry)          // all verifiers lose a replica in the same moment
 	perhaps := f.options.Optional && !f.held // the list shows whether there is anything to follow
 	if now := time.Now(); !perhaps && !now.Before(p.streamAt) {
 		words, err := f.stream(ctx)
@@ -195,7 +196,7 @@ func (f *follower) attempt(ctx context.Context, p *pursuit) time.Duration {
 	case err != nil:
 		f.failed(err)
 		p.failures++
-		return backoff(p.failures)
+		return pace.Again(p.failures, 0, jitter)
 	case p.failures > 0, p.noStream == 0: // it is back, or there was a gap, or this was the first
 		p.failures, p.streamAt = 0, time.Time{}
 		return soon

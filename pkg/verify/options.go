@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/urbandata/urbandata/pkg/verify/pace"
 )
 
 // The defaults of [Options] and [CacheOptions].
@@ -156,6 +158,11 @@ type RevocationOptions struct {
 	// MaxEntries bounds what is held (default [DefaultMaxEntries]). A longer
 	// list is not taken.
 	MaxEntries int
+}
+
+// rules are the bounds on a set's life.
+func (c *CacheOptions) rules() pace.Rules {
+	return pace.Rules{MinAge: c.MinAge, MaxAge: c.MaxAge, DefaultAge: c.DefaultAge, MaxStale: c.MaxStale}
 }
 
 // Hooks are called synchronously, some on the request path: they must be

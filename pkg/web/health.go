@@ -52,10 +52,10 @@ type healthAnswer struct {
 // Register puts /livez and /readyz on the API. They are not in its OpenAPI
 // document: they are for the platform, not for clients.
 func (h *Health) Register(a *API) {
-	a.Router.Path(livePath).Methods(http.MethodGet).HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	a.Public(http.MethodGet, livePath, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, healthAnswer{Status: "ok"})
-	})
-	a.Router.Path(readyPath).Methods(http.MethodGet).HandlerFunc(h.ready)
+	}))
+	a.Public(http.MethodGet, readyPath, http.HandlerFunc(h.ready))
 }
 
 func (h *Health) ready(w http.ResponseWriter, r *http.Request) {
