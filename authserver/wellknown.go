@@ -107,7 +107,7 @@ func (s *Server) registerWellKnown() error {
 	revocations, stream := http.HandlerFunc(s.serveRevocations), http.HandlerFunc(s.streamRevocations)
 	get(revocationsPath, "revocations", "What has ended while access tokens of it may live, as a signed JWT", revocationsType, revocations)
 	// Not in the OpenAPI document: a client made from it would wait for the end.
-	s.api.Router.Path(streamPath).Methods(http.MethodGet).Handler(stream)
+	s.api.Public(http.MethodGet, streamPath, stream)
 	get(jwksPath, "jwks", "The public keys that tokens are signed with (RFC 7517)", jwksType, jwks)
 	get("/.well-known/oauth-authorization-server", "metadata", "Authorization server metadata (RFC 8414)", "application/json", document)
 	get("/.well-known/openid-configuration", "openid-configuration", "The same, where OpenID Connect looks for it", "application/json", document)

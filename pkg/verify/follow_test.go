@@ -241,11 +241,17 @@ func TestFollowsTheStream(t *testing.T) {
 			{"user", token.Revocation{Subject: "u1"}, func(c *token.Claims) { c.Subject = "u1" }, func(c *token.Claims) { c.ClientID = "u1" }},
 			{"client", token.Revocation{ClientID: "c1"}, func(c *token.Claims) { c.ClientID = "c1" }, func(c *token.Claims) { c.Session = "c1" }},
 			{"token", token.Revocation{ID: "j1"}, func(c *token.Claims) { c.ID = "j1" }, func(c *token.Claims) { c.Session = "j1" }},
-			{"user enabled again", token.Revocation{Subject: "u2", Before: time.Now().Unix()},
+			{
+				"user enabled again",
+				token.Revocation{Subject: "u2", Before: time.Now().Unix()},
 				func(c *token.Claims) { c.Subject, c.IssuedAt = "u2", time.Now().Unix()-1 },
-				func(c *token.Claims) { c.Subject = "u2" }},
-			{"without iat", token.Revocation{Subject: "u3", Before: time.Now().Unix()},
-				func(c *token.Claims) { c.Subject, c.IssuedAt = "u3", 0 }, nil},
+				func(c *token.Claims) { c.Subject = "u2" },
+			},
+			{
+				"without iat",
+				token.Revocation{Subject: "u3", Before: time.Now().Unix()},
+				func(c *token.Claims) { c.Subject, c.IssuedAt = "u3", 0 }, nil,
+			},
 		} {
 			ended, spared := f.of(tc.ends), f.of(tc.spares)
 			want(t, tc.name+" before", verifyOne(t, v, ended), nil)

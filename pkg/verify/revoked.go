@@ -52,7 +52,7 @@ type endTable struct {
 func newEndTable() *endTable { return &endTable{seed: maphash.MakeSeed()} }
 
 func (t *endTable) shard(value string) int {
-	return int(maphash.String(t.seed, value) % endShards) //nolint:gosec // below 256
+	return int(maphash.String(t.seed, value) % endShards)
 }
 
 // ended says whether a token with these claims has ended.
@@ -234,7 +234,7 @@ func parseStatement(s string, limit int) (*statement, error) {
 func (r *reader) revocation() (e end, known bool, err error) {
 	named, dated := 0, false
 	err = r.object(func(name string) (err error) {
-		kind := -1
+		var kind int
 		switch name {
 		case "sid":
 			kind = bySession
