@@ -75,21 +75,21 @@ func (s *statements) close() error {
 // page that begins behind a document is made of ranges of the order's index,
 // one statement each, until it is full.
 func (s *SQLite) Find(ctx context.Context, q Query) (Page, error) {
-	parts := []query.Node{{}}
-	if q.After != nil {
-		parts = q.Order.Seek(q.After)
+	steps, err := s.steps(ctx, &q)
+	if err != nil {
+		return Page{}, err
 	}
 	page := Page{After: q.After, Skip: q.Skip, Items: make([]Inmueble, 0, min(q.Limit, defaultLimit))}
-	if len(parts) == 1 {
-		return page, s.findPart(ctx, nil, &q, &parts[0], &page)
+	if len(steps) == 1 {
+		return page, s.findPart(ctx, nil, &q, &steps[0], &page)
 	}
 	tx, err := s.finds.db.BeginTxx(ctx, &sql.TxOptions{ReadOnly: true}) // all parts of one moment
 	if err != nil {
 		return Page{}, sqliteError(ctx, "read", err)
 	}
 	defer func() { _ = tx.Rollback() }() // it has only read
-	for i := range parts {
-		if err := s.findPart(ctx, tx, &q, &parts[i], &page); err != nil {
+	for i := range steps {
+		if err := s.findPart(ctx, tx, &q, &steps[i], &page); err != nil {
 			return Page{}, err
 		}
 		if page.More {
@@ -99,9 +99,35 @@ func (s *SQLite) Find(ctx context.Context, q Query) (Page, error) {
 	return page, nil
 }
 
+// step is a statement for a page: what it looks for beside the query's own
+// condition, and among which rows.
+type step struct {
+	part query.Node
+	from candidates
+}
+
+// steps are the statements for a page, each to be asked if those before it
+// haven't filled it. A circle that they have in them is taken out of q.Where.
+func (s *SQLite) steps(ctx context.Context, q *Query) ([]step, error) {
+	from, usable, err := s.narrow(ctx, &q.Where, maxCandidates)
+	if err != nil {
+		return nil, err
+	}
+	parts, rest := q.rings(from.all())
+	q.Where = rest
+	steps := make([]step, len(parts))
+	for i, part := range parts {
+		steps[i] = step{part, from}
+		if from.all() && usable {
+			steps[i].from = placesOf(&part) // of a ring
+		}
+	}
+	return steps, nil
+}
+
 // findPart adds to the page the rows of one part of the query.
-func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, part *query.Node, page *Page) error {
-	text, args := findSQL(q, part)
+func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, one *step, page *Page) error {
+	text, args := findSQL(q, one)
 	stmt, err := s.finds.get(ctx, text)
 	if err != nil {
 		return err
@@ -120,15 +146,15 @@ func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, part *quer
 // findSQL is the statement for one part of a query, but for its last two
 // values: limit and offset. Behind the columns of a document stand the keys
 // of the order but for the last, which is the id.
-func findSQL(q *Query, part *query.Node) (text string, args []any) {
+func findSQL(q *Query, one *step) (text string, args []any) {
 	b := append(make([]byte, 0, 256), "SELECT "+sqliteColumns...)
 	for _, k := range q.Order[:len(q.Order)-1] {
-		b = append(append(b, ", "...), k.Field.Column...)
+		b, args = k.Field.AppendSelect(append(b, ", "...), args)
 	}
-	b = append(b, " FROM inmuebles WHERE "...)
-	b, args = q.Where.AppendSQL(b, nil)
+	b, args = one.from.appendFrom(b, args)
+	b, args = q.Where.AppendSQL(b, args)
 	b = append(b, " AND "...)
-	b, args = part.AppendSQL(b, args)
+	b, args = one.part.AppendSQL(b, args)
 	b = append(b, " ORDER BY "...)
 	b = q.Order.AppendSQL(b)
 	return string(append(b, " LIMIT ? OFFSET ?"...)), args
@@ -176,7 +202,12 @@ func readRows(ctx context.Context, rows *sqlx.Rows, page *Page, q *Query, order 
 
 // Count counts rows.
 func (s *SQLite) Count(ctx context.Context, where query.Node, most int) (n int, err error) {
-	text, args := where.AppendSQL([]byte("SELECT count(*) FROM (SELECT 1 FROM inmuebles WHERE "), nil)
+	from, _, err := s.narrow(ctx, &where, maxCounted)
+	if err != nil {
+		return 0, err
+	}
+	text, args := from.appendFrom([]byte("SELECT count(*) FROM (SELECT 1"), nil)
+	text, args = where.AppendSQL(text, args)
 	stmt, err := s.finds.get(ctx, string(text)+" LIMIT ?)") //nolint:sqlclosecheck // it is kept
 	if err != nil {
 		return 0, err

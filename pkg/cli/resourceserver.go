@@ -178,9 +178,7 @@ func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, ur
 		return err
 	}
 	g.background = append(g.background, verifier.Run)
-	if m, ok := store.(*resourceserver.Mongo); ok {
-		g.background = append(g.background, m.Run)
-	}
+	g.background = append(g.background, store.Run)
 	g.serve("inmuebles", l, server, server.Health, drain)
 	return nil
 }
@@ -189,6 +187,7 @@ func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, ur
 type inmueblesStore interface {
 	resourceserver.Store
 	CursorKey(ctx context.Context) ([]byte, error)
+	Run(ctx context.Context) error
 }
 
 // openInmuebles opens the store that a URL names, migrated.

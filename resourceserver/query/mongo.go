@@ -33,6 +33,10 @@ func (n *Node) Mongo() bson.D {
 			return bson.D{{Key: "$and", Value: all}}
 		}
 		return bson.D{{Key: "$or", Value: all}}
+	case Near:
+		return n.Value.(*Circle).mongo()
+	case Inside:
+		return n.Value.(*Area).mongo()
 	case Null:
 		return on(f.Path, "$eq", nil)
 	case NotNull:
@@ -140,6 +144,8 @@ func (o Order) MongoSort() (sort, computed bson.D) {
 		n := string(rune('0' + i))
 		path := f.Path
 		switch {
+		case f.from != nil:
+			computed = append(computed, bson.E{Key: path, Value: f.from.mongoDistance()})
 		case f.Default != nil:
 			path = "_value" + n
 			computed = append(computed, bson.E{Key: path, Value: bson.D{{Key: "$ifNull", Value: bson.A{"$" + f.Path, f.mongo(f.Default)}}}})

@@ -70,6 +70,8 @@ type Field struct {
 	Column string // SQL: an expression that is never missing a default
 	Path   string // MongoDB: the element, which may be missing when it has its default
 	Raw    string // where the text itself is, if Column and Path hold the keys of dates
+
+	from *Circle // the value is the distance from its middle
 }
 
 // Fields are the fields that there are: the allow-list.
@@ -100,11 +102,13 @@ const (
 	Nilike
 	Word // Field has the word that Value is: see [MatchWord]
 	Nword
+	Near   // the place is in the Circle that Value is
+	Inside // the place is in the Area that Value is
 )
 
 // What the parser knows beside: full text becomes a tree of words.
 const (
-	fullText Op = iota + Nword + 1
+	fullText Op = iota + Inside + 1
 	plainText
 )
 
