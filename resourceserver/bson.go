@@ -2,6 +2,7 @@ package resourceserver
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 
 	"go.mongodb.org/mongo-driver/bson"
@@ -54,6 +55,14 @@ func (m *Inmueble) appendElements(b []byte) []byte {
 	}
 	for _, k := range m.dateKeys() {
 		b = bsoncore.AppendStringElement(b, k[0], k[1])
+	}
+	start, b := bsoncore.AppendArrayElementStart(b, query.WordsPath)
+	for i, word := range query.Words(m.Title, m.Description) {
+		b = bsoncore.AppendStringElement(b, strconv.Itoa(i), word)
+	}
+	b, err := bsoncore.AppendArrayEnd(b, start)
+	if err != nil { // only when start is not an offset into b
+		panic(err)
 	}
 	return b
 }

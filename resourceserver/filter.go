@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"fmt"
 	"iter"
+	"strings"
 	"time"
 
 	"modernc.org/sqlite"
@@ -58,6 +59,7 @@ var filterFields = func() query.Fields {
 	for _, name := range []string{nameCreatedAt, nameUpdatedAt} {
 		all[name] = &query.Field{Name: name, Kind: query.Time, Nullable: true, Column: name, Path: name}
 	}
+	all["title"].Indexed, all["description"].Indexed = true, true
 	all[nameText] = &query.Field{Name: nameText, Long: true, Any: []*query.Field{all["title"], all["description"]}}
 	return all
 }()
@@ -203,6 +205,12 @@ func init() {
 				}
 			}
 			return query.EncodedHas(area, at[0], at[1]), nil
+		})
+	sqlite.MustRegisterDeterministicScalarFunction("inmuebles_words", 2,
+		func(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, error) {
+			title, _ := args[0].(string)
+			description, _ := args[1].(string)
+			return strings.Join(query.Words(title, description), " "), nil
 		})
 	sqlite.MustRegisterDeterministicScalarFunction("inmuebles_word", 2,
 		func(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, error) {

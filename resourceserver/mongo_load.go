@@ -273,16 +273,15 @@ func (s *Mongo) Recover(ctx context.Context, wait bool) error {
 	}
 }
 
-// Run undoes loads whose process died, as long as ctx lives. A server runs
-// it.
-func (s *Mongo) Run(ctx context.Context) error {
+// recoverLoads undoes loads whose process died, as long as ctx lives.
+func (s *Mongo) recoverLoads(ctx context.Context) {
 	tick := time.NewTicker(loadLease / 2)
 	defer tick.Stop()
 	for {
 		_ = s.Recover(ctx, false) // a database that is away is tried again
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-tick.C:
 		}
 	}

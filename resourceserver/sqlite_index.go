@@ -2,6 +2,7 @@ package resourceserver
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -9,12 +10,13 @@ import (
 	"github.com/urbandata/urbandata/resourceserver/query"
 )
 
-// The index of places (an R*Tree) is filled behind the writers: a trigger
-// notes each row that was inserted, changed or deleted in inmuebles_changed,
-// whichever program did it, and [SQLite.Run] brings the index up to date and
-// strikes the row out, in one transaction. A query takes for candidates what
-// the index names and what is noted, and looks at each itself. So it is right
-// at every moment, and a writer waits for no index.
+// The indexes of places (an R*Tree) and of words (FTS5) are filled behind the
+// writers: a trigger notes each row that was inserted, changed or deleted in
+// inmuebles_changed, whichever program did it, and [SQLite.Run] brings the
+// indexes up to date and strikes the row out, in one transaction. A query
+// takes for candidates what an index names and what is noted, and looks at
+// each itself. So it is right at every moment, and a writer waits for no
+// index.
 
 const (
 	// changedBatch is how many rows one transaction of Run takes, while other
@@ -85,6 +87,9 @@ func (s *SQLite) index(ctx context.Context) (n int64, err error) {
 			`DELETE FROM inmuebles_places WHERE seq IN (SELECT seq FROM inmuebles_changed WHERE seq <= ?)`,
 			`INSERT INTO inmuebles_places SELECT seq, x_coord, x_coord, y_coord, y_coord FROM inmuebles
 				WHERE seq IN (SELECT seq FROM inmuebles_changed WHERE seq <= ?)` + sqliteIsOfKind(filterFields["x_coord"]) + sqliteIsOfKind(filterFields["y_coord"]),
+			`DELETE FROM inmuebles_words WHERE rowid IN (SELECT seq FROM inmuebles_changed WHERE seq <= ?)`,
+			`INSERT INTO inmuebles_words (rowid, words) SELECT seq, inmuebles_words(title, description) FROM inmuebles
+				WHERE seq IN (SELECT seq FROM inmuebles_changed WHERE seq <= ?)`,
 			`DELETE FROM inmuebles_changed WHERE seq <= ?`,
 		} {
 			result, err := tx.ExecContext(ctx, text, *last)
@@ -119,6 +124,33 @@ func placesOf(where *query.Node) (c candidates) {
 	return c
 }
 
+// wordsOf are the candidates for a condition on words.
+func wordsOf(where *query.Node) (c candidates) {
+	clauses := where.Clauses()
+	if clauses == nil {
+		return c
+	}
+	var match strings.Builder
+	for i, clause := range clauses {
+		if i > 0 {
+			match.WriteString(" AND ")
+		}
+		for j, word := range clause {
+			before := " OR "
+			if j == 0 {
+				before = "("
+			}
+			word, beginning := strings.CutSuffix(word, "*")
+			match.WriteString(before + `"` + word + `"`)
+			if beginning {
+				match.WriteByte('*')
+			}
+		}
+		match.WriteByte(')')
+	}
+	return candidates{"SELECT rowid FROM inmuebles_words WHERE inmuebles_words MATCH ?", []any{match.String()}}
+}
+
 func (c *candidates) all() bool { return c.text == "" }
 
 // number counts candidates up to most.
@@ -134,7 +166,7 @@ func (s *SQLite) number(ctx context.Context, c *candidates, most int) (n int, er
 // narrow finds the fewest candidates for a condition, if an index names some
 // and there are at most most. usable is whether an index may be used at all.
 func (s *SQLite) narrow(ctx context.Context, where *query.Node, most int) (fewest candidates, usable bool, err error) {
-	options := []candidates{placesOf(where)}
+	options := []candidates{placesOf(where), wordsOf(where)}
 	changed := candidates{text: "SELECT seq FROM inmuebles_changed"}
 	for i := range options {
 		c := &options[i]

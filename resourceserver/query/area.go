@@ -363,7 +363,7 @@ func (a *Area) mongo() bson.D {
 	for i := range a.polygons {
 		some = append(some, a.polygons[i].mongo())
 	}
-	return bson.D{{Key: "$and", Value: bson.A{around.Mongo(), bson.D{{Key: "$expr", Value: let(
+	return bson.D{{Key: "$and", Value: bson.A{around.mongo(), bson.D{{Key: "$expr", Value: let(
 		bson.D{{Key: "x", Value: toDouble(a.x)}, {Key: "y", Value: toDouble(a.y)}}, bson.D{{Key: "$or", Value: some}},
 	)}}}}}
 }

@@ -287,7 +287,7 @@ func (c *Circle) mongo() bson.D {
 	if c.over >= 0 {
 		conditions = append(conditions, expr("$gt", h, c.over))
 	}
-	return bson.D{{Key: "$and", Value: bson.A{around.Mongo(), bson.D{{Key: "$expr", Value: let(
+	return bson.D{{Key: "$and", Value: bson.A{around.mongo(), bson.D{{Key: "$expr", Value: let(
 		bson.D{{Key: "h", Value: c.mongoDistance()}}, bson.D{{Key: "$and", Value: conditions}},
 	)}}}}}
 }

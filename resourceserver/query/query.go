@@ -64,6 +64,7 @@ type Field struct {
 	Kind     Kind
 	Nullable bool
 	Long     bool     // too long to be a key of an order
+	Indexed  bool     // the index of words has its words: see Words
 	Any      []*Field // a name for several fields of text, of which one must have the word; for full text alone
 	Default  any      // what a document that lacks it has; nil where there is no such thing
 
