@@ -2,17 +2,17 @@ package resourceserver
 
 import (
 	"fmt"
-	"strconv"
 	"time"
 
 	"go.mongodb.org/mongo-driver/bson"
 	"go.mongodb.org/mongo-driver/x/bsonx/bsoncore"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/resourceserver/query"
 )
 
 // appendBSON appends the document that MongoDB keeps: native types, the key
-// first, no null and no default, and the keys of the dates.
+// first, no null and no default, the keys of the dates, and the words last.
 func (m *Inmueble) appendBSON(b []byte) []byte {
 	start, b := bsoncore.AppendDocumentStart(b)
 	b = bsoncore.AppendStringElement(b, "_id", m.ID)
@@ -26,11 +26,22 @@ func (m *Inmueble) appendBSON(b []byte) []byte {
 	if !m.UpdatedAt.IsZero() {
 		b = bsoncore.AppendDateTimeElement(b, nameUpdatedAt, m.UpdatedAt.UnixMilli())
 	}
+	b = bsoncore.BuildArrayElement(b, query.WordsPath, wordsBSON(m)...)
 	b, err := bsoncore.AppendDocumentEnd(b, start)
 	if err != nil { // only when start is not an offset into b
 		panic(err)
 	}
 	return b
+}
+
+// wordsBSON are the words by which the document is found: see mongo_words.go.
+func wordsBSON(m *Inmueble) []bsoncore.Value {
+	words := query.Words(m.Title, m.Description)
+	values := make([]bsoncore.Value, len(words))
+	for i, word := range words {
+		values[i] = bsoncore.Value{Type: bson.TypeString, Data: bsoncore.AppendString(nil, word)}
+	}
+	return values
 }
 
 // appendElements appends the fields after the key.
@@ -55,14 +66,6 @@ func (m *Inmueble) appendElements(b []byte) []byte {
 	}
 	for _, k := range m.dateKeys() {
 		b = bsoncore.AppendStringElement(b, k[0], k[1])
-	}
-	start, b := bsoncore.AppendArrayElementStart(b, query.WordsPath)
-	for i, word := range query.Words(m.Title, m.Description) {
-		b = bsoncore.AppendStringElement(b, strconv.Itoa(i), word)
-	}
-	b, err := bsoncore.AppendArrayEnd(b, start)
-	if err != nil { // only when start is not an offset into b
-		panic(err)
 	}
 	return b
 }
@@ -112,7 +115,7 @@ func parseBSON(doc bson.Raw) (m Inmueble, id string, err error) {
 	return m, m.ID, m.Validate()
 }
 
-func (f *field) setBSON(m *Inmueble, v bsoncore.Value) string {
+func (f *field) setBSON(m *Inmueble, v bsoncore.Value) i18n.Text {
 	switch v.Type {
 	case bson.TypeString:
 		return f.setText(m, v.StringValue())
@@ -134,7 +137,7 @@ func (f *field) setBSON(m *Inmueble, v bsoncore.Value) string {
 
 // setByServer takes the members that only the server sets, and skips any
 // other.
-func (m *Inmueble) setByServer(name []byte, v bsoncore.Value) (reason string) {
+func (m *Inmueble) setByServer(name []byte, v bsoncore.Value) (reason i18n.Text) {
 	var at *time.Time
 	switch string(name) {
 	case nameOwner:

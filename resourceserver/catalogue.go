@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
 	"slices"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/text/language"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/web"
 )
 
@@ -242,10 +244,31 @@ func (c *Catalogues) check(r *Row) (bad ValidationError) {
 			continue
 		}
 		if code, _ := f.code(&r.Inmueble); code != nil && !one.has[*code] {
-			bad = append(bad, FieldError{f.name, "must be a code of the catalogue " + f.name})
+			bad = append(bad, FieldError{f.name, i18n.Textf("must be a code of the catalogue %s", f.name)})
 		}
 	}
 	return bad
+}
+
+// Fit puts a code of the catalogue in the place of each that isn't in it, the
+// same one each time. It is for made-up rows, whose codes mean nothing.
+func (c *Catalogues) Fit(rows iter.Seq2[Row, error]) iter.Seq2[Row, error] {
+	if c == nil {
+		return rows
+	}
+	return func(yield func(Row, error) bool) {
+		for r, err := range rows {
+			for _, one := range c.all {
+				if code, _ := fields[one.at].code(&r.Inmueble); code != nil && !one.has[*code] {
+					fitting := one.order[uint32(*code)%uint32(len(one.order))] //nolint:gosec // any will do
+					fields[one.at].setInt(&r.Inmueble, int64(fitting))
+				}
+			}
+			if !yield(r, err) {
+				return
+			}
+		}
+	}
 }
 
 // document says in the API's document which codes a body may have. It is only

@@ -55,8 +55,9 @@ func newClient(t testing.TB, store Store) *client {
 		t: t, issuer: verifytest.NewIssuer(t), header: http.Header{}, log: &bytes.Buffer{},
 		reg: prometheus.NewRegistry(), clock: &clock{now: dawn},
 	}
+	jobs, _ := store.(JobStore)
 	server, err := New(Options{
-		Store: store, Verifier: c.issuer.Verifier(t), Metrics: c.reg, Now: c.clock.Now,
+		Store: store, Jobs: jobs, Verifier: c.issuer.Verifier(t), Metrics: c.reg, Now: c.clock.Now,
 		Log: slog.New(slog.NewJSONHandler(c.log, nil)),
 	})
 	must(t, err)

@@ -27,6 +27,7 @@ type Mongo struct {
 	loads     *mongo.Collection // large loads that are under way, or whose process died
 	undo      *mongo.Collection // documents as they were before a large load changed them
 	settings  *mongo.Collection // what the servers on this database share
+	imports   mongoJobs         // imports over HTTP
 
 	swept  atomic.Int64 // Unix time in ns of the last look for dates without a key
 	expiry atomic.Bool  // the index is there by which the server removes them
@@ -39,6 +40,7 @@ func NewMongo(db *mongo.Database) *Mongo {
 	return &Mongo{
 		inmuebles: db.Collection("inmuebles"), once: db.Collection("idempotency"), settings: db.Collection("settings"),
 		loads: db.Collection("loads"), undo: db.Collection("loads_undo"),
+		imports: newMongoJobs(db),
 	}
 }
 
@@ -134,10 +136,10 @@ func replacePipeline(m *Inmueble) mongo.Pipeline {
 		fresh = append(fresh, bson.E{Key: k[0], Value: literal(k[1])})
 	}
 	fresh = append(fresh,
-		bson.E{Key: query.WordsPath, Value: literal(query.Words(m.Title, m.Description))},
 		bson.E{Key: nameOwner, Value: keptIf(typeIs("$"+nameOwner, "string"), "$"+nameOwner)},
 		bson.E{Key: nameCreatedAt, Value: keptIf(isTime("$"+nameCreatedAt), "$"+nameCreatedAt)},
-		bson.E{Key: nameUpdatedAt, Value: primitive.NewDateTimeFromTime(m.UpdatedAt)})
+		bson.E{Key: nameUpdatedAt, Value: primitive.NewDateTimeFromTime(m.UpdatedAt)},
+		bson.E{Key: query.WordsPath, Value: literal(query.Words(m.Title, m.Description))})
 	return mongo.Pipeline{D{{Key: "$replaceWith", Value: D{{Key: "$cond", Value: A{
 		D{{Key: "$and", Value: same}}, "$$ROOT", fresh,
 	}}}}}}

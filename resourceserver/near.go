@@ -34,28 +34,25 @@ func (s *Mongo) Find(ctx context.Context, q Query) (Page, error) {
 	if !q.Order.ByDistance() || q.Skip > 0 {
 		return s.find(ctx, q)
 	}
-	page := Page{After: q.After, Skip: q.Skip}
+	page := newPage(&q)
 	parts, rest := q.rings(true)
-	size := 0
 	for i := range parts {
 		ring := q
 		ring.Where, ring.After = query.Join(rest, parts[i]), nil
-		ring.Limit -= len(page.Items) + len(page.Unreadable)
+		ring.Limit -= page.met
 		got, err := s.find(ctx, ring)
 		if err != nil {
 			return Page{}, err
 		}
 		page.Items, page.Unreadable = append(page.Items, got.Items...), append(page.Unreadable, got.Unreadable...)
+		page.met, page.size = page.met+got.met, page.size+got.size
 		if got.First != nil {
 			if page.First == nil {
 				page.First = got.First
 			}
 			page.After, page.Skip = got.After, got.Skip
 		}
-		for j := range got.Items {
-			size += len(got.Items[j].Description)
-		}
-		if page.More = got.More || size >= maxPageBytes && i < len(parts)-1; page.More {
+		if page.More = got.More || page.size >= maxPageBytes && i < len(parts)-1; page.More {
 			break
 		}
 	}

@@ -2,6 +2,7 @@ package resourceserver
 
 import (
 	"fmt"
+	"net/url"
 	"testing"
 	"time"
 
@@ -96,6 +97,7 @@ func BenchmarkGrowth(b *testing.B) {
 			store, _ := e.open(b)
 			_, err := store.Load(b.Context(), Batch{Rows: Samples(1, n, "owner-1")})
 			must(b, err)
+			settled(b, store)
 			middle, err := store.Find(b.Context(), Query{Order: order, Skip: n / 2, Limit: 1})
 			must(b, err)
 			stores, deep = append(stores, store), append(deep, middle.First)
@@ -109,6 +111,14 @@ func BenchmarkGrowth(b *testing.B) {
 			{"3 conditions", "listing_type=eq.1&property_type=in.(1,2)&start_month=gte.3&order=date.desc", false},
 			{"of a boundary", "boundary_id=eq.1005&order=date.desc", false},
 			{"box of a quarter", "bbox=-3.71,40.43,-3.70,40.44", false},
+			{"near, of a quarter", "near=-3.7046,40.4264,500", false},
+			{"near, of a country", "near=-3.7046,40.4264,500000", false},
+			{"near, nothing there", "near=-30,40,500000", false},
+			{"area of a quarter", "within=" + url.QueryEscape(`{"type":"Polygon","coordinates":[[[-3.71,40.43],[-3.7,40.43],[-3.7,40.44],[-3.71,40.43]]]}`), false},
+			{"area of a quarter, by date", "order=date.desc&within=" + url.QueryEscape(`{"type":"Polygon","coordinates":[[[-3.71,40.43],[-3.7,40.43],[-3.7,40.44],[-3.71,40.43]]]}`), false},
+			{"words that few have", "text=plfts.parquesol%20estudio%20terraza&order=date.desc", false},
+			{"a word that many have", "text=plfts.piso&order=date.desc", false},
+			{"words that nobody has", "text=plfts.castillo&order=date.desc", false},
 			{"title, nothing found", "title=ilike.*castillo*&order=date.desc", false},
 			{"ordered by title", "order=title", false},
 		} {

@@ -2,13 +2,13 @@ package query
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"math"
 	"slices"
 
 	"github.com/go-json-experiment/json"
 	"go.mongodb.org/mongo-driver/bson"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // Limits on the areas of a within.
@@ -94,112 +94,113 @@ func (a *Area) has(value func(*Field) any) bool {
 // ParseWithin reads a Polygon or a MultiPolygon of GeoJSON (RFC 7946), or a
 // Feature with one, as a condition on a longitude and a latitude.
 func ParseWithin(parameter, text string, x, y *Field) (Node, error) {
-	a, err := parseArea(text)
-	if err != nil {
-		return Node{}, &Error{parameter, err.Error(), hintWithin}
+	a, reason := parseArea(text)
+	if reason != "" {
+		return Node{}, &Error{parameter, reason, `write a geometry of GeoJSON, as in {"type":"Polygon","coordinates":[[[-3.8,40.3],[-3.6,40.3],[-3.6,40.5],[-3.8,40.3]]]}: positions are longitude and latitude, the last of a ring is its first, and holes come behind the outer ring`}
 	}
 	a.x, a.y = x, y
 	return Node{Op: Inside, Field: x, Value: a}, nil
 }
 
-const hintWithin = `write a geometry of GeoJSON, as in {"type":"Polygon","coordinates":[[[-3.8,40.3],[-3.6,40.3],[-3.6,40.5],[-3.8,40.3]]]}: positions are longitude and latitude, the last of a ring is its first, and holes come behind the outer ring`
-
-func parseArea(text string) (*Area, error) {
+// parseArea reads an area. reason is "" or what is wrong with it, as that of
+// the functions below.
+func parseArea(text string) (a *Area, reason i18n.Text) {
 	if len(text) > MaxAreaLength {
-		return nil, fmt.Errorf("is too long: %d bytes is the limit", MaxAreaLength)
+		return nil, i18n.Textf("is too long: %d bytes is the limit", MaxAreaLength)
 	}
 	var v any
 	if err := json.Unmarshal([]byte(text), &v); err != nil {
-		return nil, errors.New("must be a JSON object with each member once, and numbers that are finite")
+		return nil, "must be a JSON object with each member once, and numbers that are finite"
 	}
 	object, ok := v.(map[string]any)
 	if ok && object["type"] == "Feature" {
 		object, ok = object["geometry"].(map[string]any)
 	}
 	if !ok {
-		return nil, errors.New("must be a JSON object")
+		return nil, "must be a JSON object"
 	}
-	var all []any // of the polygons
-	switch coordinates, isList := object["coordinates"].([]any); {
-	case object["type"] != "Polygon" && object["type"] != "MultiPolygon":
-		return nil, errors.New(`must have the type "Polygon" or "MultiPolygon"`)
-	case !isList || len(coordinates) == 0:
-		return nil, errors.New("must have coordinates, a list of rings")
-	case object["type"] == "Polygon":
-		all = []any{coordinates}
-	default:
-		all = coordinates
+	several := object["type"] == "MultiPolygon"
+	if !several && object["type"] != "Polygon" {
+		return nil, `must have the type "Polygon" or "MultiPolygon"`
 	}
-	a := &Area{polygons: make([]polygon, len(all))}
+	all, ok := object["coordinates"].([]any)
+	if !ok || len(all) == 0 {
+		return nil, "must have coordinates, a list of rings"
+	}
+	if !several {
+		all = []any{all}
+	}
+	a = &Area{polygons: make([]polygon, len(all))}
 	positions := 0
 	for i, one := range all {
-		of := ""
-		if object["type"] == "MultiPolygon" {
-			of = fmt.Sprintf(" of polygon %d", i+1)
-		}
-		rings, ok := one.([]any)
-		if !ok || len(rings) == 0 {
-			return nil, fmt.Errorf("must have a list of rings as the coordinates%s", of)
-		}
-		var read [][]point
-		for j, one := range rings {
-			ring, err := parseRing(one, &positions)
-			if err != nil {
-				return nil, fmt.Errorf("has a ring %d%s that %w", j+1, of, err)
+		if reason := a.polygons[i].parse(one, &positions); reason != "" {
+			if several {
+				reason = i18n.Textf("has a polygon %d that %s", i+1, reason)
 			}
-			read = append(read, ring)
-		}
-		if err := a.polygons[i].build(read); err != nil {
-			return nil, fmt.Errorf("%w%s", err, of)
+			return nil, reason
 		}
 	}
-	return a, nil
+	return a, ""
+}
+
+// parse reads the rings of a polygon.
+func (p *polygon) parse(v any, positions *int) i18n.Text {
+	list, ok := v.([]any)
+	if !ok || len(list) == 0 {
+		return "must have coordinates, a list of rings"
+	}
+	rings := make([][]point, len(list))
+	for i, one := range list {
+		var reason i18n.Text
+		if rings[i], reason = parseRing(one, positions); reason != "" {
+			return i18n.Textf("has a ring %d that %s", i+1, reason)
+		}
+	}
+	return p.build(rings)
 }
 
 type point struct{ x, y float64 }
 
-func parseRing(v any, positions *int) ([]point, error) {
+func parseRing(v any, positions *int) (ring []point, reason i18n.Text) {
 	list, ok := v.([]any)
 	if !ok {
-		return nil, errors.New("isn't a list of positions")
+		return nil, "isn't a list of positions"
 	}
 	if *positions += len(list); *positions > MaxPositions {
-		return nil, fmt.Errorf("makes too many positions: %d is the limit", MaxPositions)
+		return nil, i18n.Textf("makes too many positions: %d is the limit", MaxPositions)
 	}
-	var ring []point
 	for i, one := range list {
 		position, ok := one.([]any)
 		if !ok || len(position) < 2 || len(position) > 3 {
-			return nil, fmt.Errorf("has a position %d that isn't two numbers", i+1)
+			return nil, i18n.Textf("has a position %d that isn't two numbers", i+1)
 		}
 		var at [3]float64
 		for j, one := range position {
 			if at[j], ok = one.(float64); !ok {
-				return nil, fmt.Errorf("has a position %d that isn't two numbers", i+1)
+				return nil, i18n.Textf("has a position %d that isn't two numbers", i+1)
 			}
 		}
 		if math.Abs(at[0]) > 180 || math.Abs(at[1]) > 90 {
-			return nil, fmt.Errorf("has a position %d with a longitude beyond 180 or a latitude beyond 90", i+1)
+			return nil, i18n.Textf("has a position %d with a longitude beyond 180 or a latitude beyond 90", i+1)
 		}
 		ring = append(ring, point{at[0] + 0, at[1] + 0}) // no -0
 	}
 	switch {
 	case len(ring) < 4:
-		return nil, errors.New("has fewer than four positions")
+		return nil, "has fewer than four positions"
 	case ring[0] != ring[len(ring)-1]:
-		return nil, errors.New("isn't closed: its last position must be its first")
+		return nil, "isn't closed: its last position must be its first"
 	}
-	ring = slices.Compact(ring)
-	if len(ring) < 4 {
-		return nil, errors.New("has fewer than three positions that differ")
+	if ring = slices.Compact(ring); len(ring) < 4 {
+		return nil, "has fewer than three positions that differ"
 	}
-	return ring, nil
+	return ring, ""
 }
 
 // build makes a polygon of rings, of which the first is the outer one.
-func (p *polygon) build(rings [][]point) error {
+func (p *polygon) build(rings [][]point) i18n.Text {
 	p.west, p.south, p.east, p.north = 180, 90, -180, -90
-	var path [][2]point // the edges as they go, and the ring of each
+	var path [][2]point // the edges as they go
 	var ringOf, indexOf []int
 	for i, ring := range rings {
 		for j := range ring[1:] {
@@ -215,7 +216,7 @@ func (p *polygon) build(rings [][]point) error {
 		}
 	}
 	if p.west == p.east || p.south == p.north {
-		return errors.New("has a ring 1 that encloses nothing")
+		return "has a ring 1 that encloses nothing"
 	}
 	for i := range path {
 		for j := range i {
@@ -223,20 +224,20 @@ func (p *polygon) build(rings [][]point) error {
 				continue
 			}
 			if ringOf[i] == ringOf[j] {
-				return fmt.Errorf("has a ring %d that crosses itself, between positions %d and %d", ringOf[i]+1, indexOf[j]+1, indexOf[i]+1)
+				return i18n.Textf("has a ring %d that crosses itself, between positions %d and %d", ringOf[i]+1, indexOf[j]+1, indexOf[i]+1)
 			}
-			return fmt.Errorf("has rings %d and %d that cross", ringOf[j]+1, ringOf[i]+1)
+			return i18n.Textf("has rings %d and %d that cross", ringOf[j]+1, ringOf[i]+1)
 		}
 	}
 	outer := polygon{edges: p.edges[:len(rings[0])-1], west: p.west, south: p.south, east: p.east, north: p.north}
 	for i, hole := range rings[1:] {
 		for _, at := range hole {
 			if !outer.around(at.x, at.y) {
-				return fmt.Errorf("has a hole, ring %d, that isn't within its ring 1", i+2)
+				return i18n.Textf("has a hole, ring %d, that isn't within its ring 1", i+2)
 			}
 		}
 	}
-	return nil
+	return ""
 }
 
 // cross reports whether two edges meet in more than a point that is an end of

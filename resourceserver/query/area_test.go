@@ -103,7 +103,7 @@ func TestWithinRefused(t *testing.T) {
 		{"no type", `{"coordinates":[` + square + `]}`, `must have the type "Polygon" or "MultiPolygon"`},
 		{"no coordinates", `{"type":"Polygon"}`, "must have coordinates"},
 		{"empty", `{"type":"Polygon","coordinates":[]}`, "must have coordinates"},
-		{"an empty polygon", `{"type":"MultiPolygon","coordinates":[[]]}`, "list of rings as the coordinates of polygon 1"},
+		{"an empty polygon", `{"type":"MultiPolygon","coordinates":[[]]}`, "a polygon 1 that must have coordinates"},
 		{"a member twice", `{"type":"Polygon","type":"Polygon","coordinates":[` + square + `]}`, "each member once"},
 		{"NaN", polygonOf("[[NaN,0],[10,0],[10,10],[NaN,0]]"), "numbers that are finite"},
 		{"too large", polygonOf("[[1e999,0],[10,0],[10,10],[1e999,0]]"), "numbers that are finite"},
@@ -113,7 +113,7 @@ func TestWithinRefused(t *testing.T) {
 		{"one number", polygonOf(`[[0,0],[10],[10,10],[0,0]]`), "position 2 that isn't two numbers"},
 		{"open", polygonOf("[[0,0],[10,0],[10,10],[0,10]]"), "a ring 1 that isn't closed"},
 		{"an open hole", polygonOf(square, "[[4,4],[6,4],[6,6],[4,6]]"), "a ring 2 that isn't closed"},
-		{"an open ring of the second", `{"type":"MultiPolygon","coordinates":[[` + square + `],[[[20,0],[30,0],[30,10],[20,10]]]]}`, "a ring 1 of polygon 2 that isn't closed"},
+		{"an open ring of the second", `{"type":"MultiPolygon","coordinates":[[` + square + `],[[[20,0],[30,0],[30,10],[20,10]]]]}`, "a polygon 2 that has a ring 1 that isn't closed"},
 		{"three positions", polygonOf("[[0,0],[10,0],[0,0]]"), "fewer than four positions"},
 		{"a line there and back", polygonOf("[[0,0],[10,0],[10,0],[0,0]]"), "fewer than three positions that differ"},
 		{"a line", polygonOf("[[0,0],[10,0],[5,0],[0,0]]"), "encloses nothing"},
@@ -128,7 +128,7 @@ func TestWithinRefused(t *testing.T) {
 	} {
 		_, err := ParseWithin("within", tt.area, places["x_coord"], places["y_coord"])
 		e, ok := errors.AsType[*Error](err)
-		if !ok || e.Parameter != "within" || e.Hint == "" || !strings.Contains(e.Reason, tt.want) {
+		if !ok || e.Parameter != "within" || e.Hint == "" || !strings.Contains(e.Reason.String(), tt.want) {
 			t.Errorf("%s: %v, want %s", tt.name, err, tt.want)
 		}
 	}
@@ -181,7 +181,7 @@ func TestNear(t *testing.T) {
 		{"1,2,1000001", "at most 1000000 m"},
 	} {
 		_, _, err := ParseNear("near", tt.near, places["x_coord"], places["y_coord"], places["_id"])
-		if e, ok := errors.AsType[*Error](err); !ok || e.Parameter != "near" || !strings.Contains(e.Reason, tt.want) {
+		if e, ok := errors.AsType[*Error](err); !ok || e.Parameter != "near" || !strings.Contains(e.Reason.String(), tt.want) {
 			t.Errorf("%q: %v, want %s", tt.near, err, tt.want)
 		}
 	}

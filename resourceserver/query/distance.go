@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"go.mongodb.org/mongo-driver/bson"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // A distance is one on a sphere of EarthRadius, along a great circle, by the
@@ -93,7 +95,7 @@ func metresOf(haversine float64) float64 {
 // ParseNear reads x,y,metres as a condition on a longitude and a latitude, and
 // the order by that distance, of which what is left open by is decided.
 func ParseNear(parameter, text string, x, y, by *Field) (Node, Order, error) {
-	fail := func(reason string) (Node, Order, error) {
+	fail := func(reason i18n.Text) (Node, Order, error) {
 		return Node{}, nil, &Error{parameter, reason, "write longitude,latitude,metres, as in -3.7038,40.4168,500"}
 	}
 	parts := strings.Split(text, ",")
@@ -112,18 +114,19 @@ func ParseNear(parameter, text string, x, y, by *Field) (Node, Order, error) {
 	case math.Abs(at[0]) > 180 || math.Abs(at[1]) > 90:
 		return fail("has a longitude beyond 180 or a latitude beyond 90")
 	case at[2] <= 0 || at[2] > MaxMetres:
-		return fail(fmt.Sprintf("must be of a distance greater than 0 and of at most %d m", MaxMetres))
+		return fail(i18n.Textf("must be of a distance greater than 0 and of at most %d m", MaxMetres))
 	}
 	c := &Circle{x: x, y: y, cx: at[0], cy: at[1], over: noLess, upTo: haversineOf(at[2])}
 	c.cosine = cosineOf(c.cy)
 	c.distance = &Field{
-		Name: fmt.Sprintf("distance(%v,%v)", c.cx, c.cy), Kind: Float, from: c, Column: distanceName, Path: distanceName,
+		Name: fmt.Sprintf("distance(%v,%v)", c.cx, c.cy), Kind: Float, from: c, Column: DistancePath, Path: DistancePath,
 	}
 	return c.node(), Order{{Field: c.distance}, {Field: by}}, nil
 }
 
-// distanceName is what stores call the haversine that they worked out.
-const distanceName = "_distance"
+// DistancePath is what stores call the haversine that they worked out: a
+// column, and an element of a document that is read.
+const DistancePath = "_distance"
 
 func (c *Circle) node() Node { return Node{Op: Near, Field: c.x, Value: c} }
 
