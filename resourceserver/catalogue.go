@@ -13,7 +13,6 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
-	"golang.org/x/text/language"
 
 	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/web"
@@ -88,8 +87,8 @@ type representation struct {
 
 // The languages of labels; the first is for who asks for none of them.
 var (
-	languages = [...]language.Tag{language.Spanish, language.English}
-	matcher   = language.NewMatcher(languages[:])
+	languages = [...]string{"es", "en"}
+	chooser   = i18n.NewChooser(languages[:]...)
 )
 
 // entry is one code in a catalogue file.
@@ -366,10 +365,9 @@ func (s *Server) getCatalogue(_ context.Context, in *catalogueInput) (*fixedOutp
 	if c == nil {
 		return nil, web.NewProblem(http.StatusNotFound, "not_found", "There is no catalogue of this name: GET /catalogues lists those that there are.")
 	}
-	tags, _, _ := language.ParseAcceptLanguage(in.AcceptLanguage) // of a broken field what could be read
-	_, i, _ := matcher.Match(tags...)
+	i, _ := chooser.Choose([]string{in.AcceptLanguage})
 	out := c.answer[i].unless(in.IfNoneMatch)
-	out.Language, out.Vary = languages[i].String(), []string{"Accept-Language"}
+	out.Language, out.Vary = languages[i], []string{"Accept-Language"}
 	return out, nil
 }
 

@@ -45,7 +45,7 @@ func planSQLite(s *SQLite) planner {
 		all, err := s.steps(t.Context(), &q)
 		must(t, err)
 		for i := range all {
-			text, args := findSQL(&q, &all[i])
+			text, args := findSQL(&q, &all[i], true)
 			var steps []struct {
 				ID, Parent, Notused int
 				Detail              string
