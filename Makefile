@@ -19,7 +19,7 @@ WITH = go run ./test/engines/with
 LINT = go tool -modfile=tools/go.mod golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-verifiers bench drill drill-naive alerts fuzz lint fmt hooks clean
+.PHONY: help run test test-verifiers bench drill drill-naive alerts simulate fuzz lint fmt hooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ drill-naive: ## the same with a rotation that must break some: the drill can see
 
 alerts: ## evaluate docs/prometheus-rules.yaml with Prometheus' own code
 	cd test/alerts && go test -count=1 -timeout 10m $(TESTFLAGS) ./...
+
+simulate: ## 100,000 verifiers through rotations, revocations and an outage; draws the plots of docs/scale.md
+	go run ./test/simulate -plots docs/scale
 
 fuzz: ## each fuzz target for a while (FUZZ=./pkg/verify FUZZTIME=10s)
 	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' $(FUZZ) | sort | \

@@ -450,7 +450,13 @@ func TestOAuthUserSession(t *testing.T) {
 		if m := active(true, mine.ID, secret, own); m["sub"] != mine.ID {
 			t.Errorf("introspection %v", m)
 		}
-		a.answered(a.post(revokePath, mine.ID, secret, about(own)), 400, "unsupported_token_type")
+		a.answered(a.post(revokePath, theirs.ID, theirSecret, about(own)), 200, "") // not theirs
+		active(true, mine.ID, secret, own)
+		a.answered(a.post(revokePath, mine.ID, secret, about(own)), 200, "")
+		active(false, mine.ID, secret, own)
+
+		own = a.answered(a.post(tokenPath, mine.ID, secret, url.Values{"grant_type": {GrantClientCredentials}}), 200, "")["access_token"].(string)
+		active(true, mine.ID, secret, own)
 		a.forward(5 * time.Minute)
 		active(false, mine.ID, secret, own)
 	})

@@ -9,10 +9,10 @@ import (
 // What is wrong with an array as such. Behind all but the first nothing more
 // can be read.
 var (
-	errNoElement  = errors.New("has no value between two commas, or before the end")
-	errNoArray    = errors.New("is not in a JSON array, as the file must be")
-	errOpenArray  = errors.New("is cut off: the file ends inside the array")
-	errAfterArray = errors.New("stands behind the end of the array")
+	errNoElement  = &reasonError{"has no value between two commas, or before the end"}
+	errNoArray    = &reasonError{"is not in a JSON array, as the file must be"}
+	errOpenArray  = &reasonError{"is cut off: the file ends inside the array"}
+	errAfterArray = &reasonError{"stands behind the end of the array"}
 )
 
 // array is where a file that is one JSON array has been read to.

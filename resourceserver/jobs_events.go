@@ -2,7 +2,6 @@ package resourceserver
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -11,6 +10,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humamux"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/verify"
 	"github.com/urbandata/urbandata/pkg/web"
 )
@@ -38,7 +38,7 @@ func (c *streams) enter(owner string) error {
 	defer c.mu.Unlock()
 	switch {
 	case c.ofOwner[owner] >= maxStreamsOwner:
-		return web.NewProblem(http.StatusTooManyRequests, "too_many_requests", fmt.Sprintf(
+		return web.NewProblem(http.StatusTooManyRequests, "too_many_requests", i18n.Textf(
 			"You have %d streams of events open. Close one, or ask without Accept: %s.", maxStreamsOwner, typeEvents)).With("Retry-After", "10")
 	case c.all >= maxStreams:
 		return web.Unavailable(10 * time.Second)
@@ -108,7 +108,7 @@ func (s *Server) events(ctx context.Context, id, last string) (func(huma.Context
 				}
 				last, quiet = tag, time.Now()
 			}
-			if j.State.Final() || s.Health.Draining() || !s.now().Before(claims.ExpiresAt()) {
+			if j.State.Final() || !s.now().Before(claims.ExpiresAt()) {
 				return
 			}
 			if time.Since(quiet) >= eventAlive {
@@ -119,6 +119,8 @@ func (s *Server) events(ctx context.Context, id, last string) (func(huma.Context
 			}
 			select {
 			case <-reading.Done():
+				return
+			case <-s.Health.Draining():
 				return
 			case <-poll.C:
 			}

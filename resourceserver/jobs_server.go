@@ -20,6 +20,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/verify"
 	"github.com/urbandata/urbandata/pkg/web"
 )
@@ -53,6 +54,7 @@ func (s *Server) importRoutes(a *web.API) {
 	job := jobSchema(schemas)
 	bound := maxJobs
 	op := func(method, path, scope, id, summary string, errors ...int) huma.Operation {
+		a.Declare(method, path, scope)
 		return huma.Operation{
 			Method: method, Path: path, OperationID: id, Summary: summary, Tags: []string{"imports"},
 			Security: append(web.Scopes(scope), map[string][]string{verify.LegacyHeader: {}}),
@@ -187,7 +189,7 @@ func view(j *Job, p JobProgress) importStatus {
 		v.Delimiter = string(rune(r.Delimiter))
 	}
 	for i, bad := range r.Bad {
-		v.Errors[i] = importBadRow(bad)
+		v.Errors[i] = importBadRow{bad.Line, bad.Column, bad.Reason.String()}
 	}
 	switch {
 	case j.State == JobRunning && j.Cancel:
@@ -419,7 +421,7 @@ func (u *upload) read(ctx context.Context, part func([]byte) error) error {
 		case err == nil:
 		case errors.As(err, &tooLarge):
 			return web.NewProblem(http.StatusRequestEntityTooLarge, "too_large",
-				fmt.Sprintf("A file may have at most %d bytes. Send it packed, or in several.", u.s.imports.MaxBytes))
+				i18n.Textf("A file may have at most %d bytes. Send it packed, or in several.", u.s.imports.MaxBytes))
 		case !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF):
 			return err
 		case u.size == 0:
@@ -437,9 +439,9 @@ func (s *Server) jobProblem(ctx context.Context, id string, err error) error {
 	case errors.As(err, &p):
 		return p
 	case errors.Is(err, ErrNotFound):
-		return web.NewProblem(http.StatusNotFound, "not_found", fmt.Sprintf("Import with ID %s does not exist", shown(id)))
+		return web.NewProblem(http.StatusNotFound, "not_found", i18n.Textf("Import with ID %s does not exist", shown(id)))
 	case errors.Is(err, ErrOwnersJobs):
-		return web.NewProblem(http.StatusTooManyRequests, "too_many_requests", fmt.Sprintf(
+		return web.NewProblem(http.StatusTooManyRequests, "too_many_requests", i18n.Textf(
 			"You have %d imports under way. Wait for one to end, or cancel one.", s.imports.PerOwner)).With("Retry-After", "10")
 	case errors.Is(err, ErrAllJobs):
 		return web.Unavailable(30 * time.Second)
@@ -536,7 +538,7 @@ type watchOutput struct {
 func (s *Server) getImport(ctx context.Context, in *getJobInput) (*watchOutput, error) {
 	out := &watchOutput{Status: http.StatusOK, Type: accepted(in.Accept, typeJSON, typeEvents), Vary: []string{"Accept"}}
 	if out.Type == "" {
-		return nil, web.NewProblem(http.StatusNotAcceptable, "not_acceptable", "Only "+typeJSON+" and "+typeEvents+" can be had here.")
+		return nil, web.NewProblem(http.StatusNotAcceptable, "not_acceptable", i18n.Textf("Only %s and %s can be had here.", typeJSON, typeEvents))
 	}
 	j, p, err := s.look(ctx, in.ID)
 	if err != nil {
