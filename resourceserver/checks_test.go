@@ -80,7 +80,7 @@ func TestChecksAreTheRule(t *testing.T) {
 		store, _ := openSQLite(t)
 		s := store.(*SQLite)
 		must(t, s.SetChecks(t.Context(), ChecksError))
-		r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the same ones each time
+		r := rand.New(rand.NewPCG(1, 2))
 		counts := map[bool]int{}
 		for i := range documents {
 			doc, id := jsonDocument(r), fmt.Sprint("x", i)
@@ -107,7 +107,7 @@ func TestChecksAreTheRule(t *testing.T) {
 		store, _ := openMongo(t)
 		s := store.(*Mongo)
 		must(t, s.SetChecks(t.Context(), ChecksError))
-		r := rand.New(rand.NewPCG(3, 4)) //nolint:gosec // the same ones each time
+		r := rand.New(rand.NewPCG(3, 4))
 		counts := map[bool]int{}
 		for i := range documents {
 			doc := bsonDocument(r)
@@ -180,9 +180,20 @@ func bsonValue(r *rand.Rand) any {
 		}[r.IntN(10)]
 	case 2:
 		return []any{
-			nil, true, false, bson.D{}, bson.A{}, bson.A{"a"}, bson.A{int32(1)}, decimal, primitive.Symbol("a"), primitive.Regex{Pattern: "a"},
+			nil, true, false,
+			bson.D{},
+			bson.A{},
+			bson.A{"a"},
+			bson.A{int32(1)},
+			decimal, primitive.Symbol("a"),
+			primitive.Regex{Pattern: "a"},
 			primitive.DateTime(0), primitive.DateTime(minMilli), primitive.DateTime(minMilli - 1), primitive.DateTime(maxMilli), primitive.DateTime(maxMilli + 1),
-			primitive.Timestamp{T: 1}, primitive.NewObjectID(), primitive.Binary{Data: []byte("a")}, primitive.MinKey{}, primitive.Undefined{}, bson.A{primitive.DateTime(0)},
+			primitive.Timestamp{T: 1},
+			primitive.NewObjectID(),
+			primitive.Binary{Data: []byte("a")},
+			primitive.MinKey{},
+			primitive.Undefined{},
+			bson.A{primitive.DateTime(0)},
 		}[r.IntN(21)]
 	case 3:
 		return []any{
@@ -191,7 +202,7 @@ func bsonValue(r *rand.Rand) any {
 			int64(7), int64(math.MaxInt32), int64(math.MaxInt32 + 1), int64(math.MinInt32), int64(math.MinInt32 - 1), int64(math.MaxInt64), int32(math.MinInt32), int32(181),
 		}[r.IntN(28)]
 	}
-	return int32(r.IntN(400) - 200) //nolint:gosec // small
+	return int32(r.IntN(400) - 200)
 }
 
 // TestChecks: what they do to others, and not to this server.

@@ -73,7 +73,8 @@ func (f *field) mongoRule() bson.D {
 		return append(D{types("int", "long", "double"), whole}, between(math.MinInt32, math.MaxInt32)...)
 	case ruleDigits:
 		return D{{Key: "anyOf", Value: A{
-			text, D{{Key: "bsonType", Value: A{"int", "long"}}},
+			text,
+			D{{Key: "bsonType", Value: A{"int", "long"}}},
 			append(D{{Key: "bsonType", Value: "double"}, whole}, between(-1<<53, 1<<53)...),
 		}}}
 	}

@@ -3,6 +3,7 @@ package cli
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/urbandata/urbandata/test/engines"
 )
@@ -25,5 +26,20 @@ func TestInmueblesChecks(t *testing.T) {
 				t.Errorf("maybe: %s%s", p.out, p.err)
 			}
 		})
+	}
+}
+
+// TestImportLimits: values that mean nothing are refused by name.
+func TestImportLimits(t *testing.T) {
+	for want, f := range map[string]inmueblesFlags{
+		"--import-max-mb": {ImportMaxMB: 0, ImportKeep: time.Hour},
+		"--import-keep":   {ImportMaxMB: 1, ImportKeep: time.Second},
+	} {
+		if _, err := f.limits(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want it to name %s", err, want)
+		}
+	}
+	if l, err := (&inmueblesFlags{ImportMaxMB: 2, ImportKeep: time.Hour}).limits(); err != nil || l.MaxBytes != 2<<20 || l.Keep != time.Hour {
+		t.Errorf("%+v %v", l, err)
 	}
 }
