@@ -82,10 +82,10 @@ func (s *statements) close() error {
 // another form than ours, so that its keys are SQLite's to say, is all of it
 // asked for again with them.
 func (s *SQLite) Find(ctx context.Context, q Query) (Page, error) {
-	page, err := s.find(ctx, &q, q.Into == nil)
+	page, err := s.find(ctx, q, q.Into == nil || len(arms(&q)) > 1)
 	if errors.Is(err, errNoKeys) {
 		q.Into.clear()
-		page, err = s.find(ctx, &q, true)
+		page, err = s.find(ctx, q, true)
 	}
 	return page, err
 }
@@ -94,14 +94,14 @@ func (s *SQLite) Find(ctx context.Context, q Query) (Page, error) {
 var errNoKeys = errors.New("resourceserver: the keys of a row weren't asked for")
 
 // find is Find, with the keys of all rows or without.
-func (s *SQLite) find(ctx context.Context, q *Query, keyed bool) (Page, error) {
+func (s *SQLite) find(ctx context.Context, q Query, keyed bool) (Page, error) {
 	parts := []query.Node{{}}
 	if q.After != nil {
 		parts = q.Order.Seek(q.After)
 	}
-	page := newPage(q)
+	page := newPage(&q)
 	if len(parts) == 1 {
-		return page, s.findPart(ctx, nil, q, &parts[0], &page, keyed)
+		return page, s.findPart(ctx, nil, &q, &parts[0], &page, keyed)
 	}
 	tx, err := s.finds.db.BeginTxx(ctx, &sql.TxOptions{ReadOnly: true}) // all parts of one moment
 	if err != nil {
@@ -109,7 +109,7 @@ func (s *SQLite) find(ctx context.Context, q *Query, keyed bool) (Page, error) {
 	}
 	defer func() { _ = tx.Rollback() }() // it has only read
 	for i := range parts {
-		if err := s.findPart(ctx, tx, q, &parts[i], &page, keyed); err != nil {
+		if err := s.findPart(ctx, tx, &q, &parts[i], &page, keyed); err != nil {
 			return Page{}, err
 		}
 		if page.More {
@@ -138,18 +138,25 @@ func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, part *quer
 
 // findSQL is the statement for one part of a query, but for its last two
 // values: limit and offset. Behind the columns of a document stand the keys
-// of the order, if they are wanted, but for the last, which is the id.
+// of the order, if they are wanted, but for the last, which is the id. A
+// statement of several arms needs them.
 func findSQL(q *Query, part *query.Node, keyed bool) (text string, args []any) {
-	b := append(make([]byte, 0, 256), "SELECT "+sqliteColumns...)
-	if keyed {
-		for _, k := range q.Order[:len(q.Order)-1] {
-			b = append(append(b, ", "...), k.Field.Column...)
+	b := make([]byte, 0, 512)
+	for i, where := range arms(q) {
+		if i > 0 {
+			b = append(b, " UNION ALL "...)
 		}
+		b = append(b, "SELECT "+sqliteColumns...)
+		if keyed {
+			for _, k := range q.Order[:len(q.Order)-1] {
+				b = append(append(b, ", "...), k.Field.Column...)
+			}
+		}
+		b = append(b, " FROM inmuebles WHERE "...)
+		b, args = where.AppendSQL(b, args)
+		b = append(b, " AND "...)
+		b, args = part.AppendSQL(b, args)
 	}
-	b = append(b, " FROM inmuebles WHERE "...)
-	b, args = q.Where.AppendSQL(b, nil)
-	b = append(b, " AND "...)
-	b, args = part.AppendSQL(b, args)
 	b = append(b, " ORDER BY "...)
 	b = q.Order.AppendSQL(b)
 	// A bare ? as the limit has SQLite plan the statement anew each time.
@@ -176,6 +183,12 @@ func (r *sqliteRow) keys(order query.Order) ([]any, error) {
 			return nil, errNoKeys
 		}
 		keys[i] = m.filterValue(k.Field)
+		if v, ok := keys[i].(bool); ok { // SQLite's are 0 and 1
+			keys[i] = int64(0)
+			if v {
+				keys[i] = int64(1)
+			}
+		}
 		if k.Field.Kind != query.Date {
 			continue
 		}

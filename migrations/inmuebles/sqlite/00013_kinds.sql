@@ -1,0 +1,8 @@
+-- +goose Up
+
+-- A listing_type and a property_type by date. The month is looked at in the
+-- index, so that no row is fetched to be left out for it.
+CREATE INDEX inmuebles_kind ON inmuebles (listing_type, property_type, date_key DESC, id, start_month);
+
+-- +goose Down
+DROP INDEX inmuebles_kind;
