@@ -35,7 +35,7 @@ type profileInput struct {
 		FirstName patch `json:"first_name,omitzero" required:"false" maxLength:"150"`
 		LastName  patch `json:"last_name,omitzero" required:"false" maxLength:"150"`
 		Company   patch `json:"company,omitzero" required:"false" maxLength:"150"`
-		Language  patch `json:"language,omitzero" required:"false" maxLength:"35" doc:"Of mail to the user: es or en"`
+		Language  patch `json:"language,omitzero" required:"false" maxLength:"35" doc:"Of mail to the user, such as es or en; null for the default"`
 	} `contentType:"application/merge-patch+json"`
 }
 
@@ -82,7 +82,14 @@ type deleteOutput struct {
 	}
 }
 
-func (s *Server) deleteMe(ctx context.Context, in *bothFactorsInput) (*deleteOutput, error) {
+type deleteInput struct {
+	Body struct {
+		Password string `json:"password" maxLength:"1024" doc:"The present password" example:"a long phrase of your own"`
+		OTP      string `json:"otp,omitempty" maxLength:"64" doc:"Not needed: the login has shown the second factor. Checked if it is there" example:"123456"`
+	}
+}
+
+func (s *Server) deleteMe(ctx context.Context, in *deleteInput) (*deleteOutput, error) {
 	c, err := s.caller(ctx)
 	if err != nil {
 		return nil, err
@@ -146,8 +153,8 @@ func (a *Accounts) changeProfile(ctx context.Context, c *caller, first, last, co
 			errs = append(errs, &FieldError{f.field, reason})
 		}
 	}
-	if language.Value != "" && language.Value != Spanish && language.Value != English {
-		errs = append(errs, &FieldError{"language", "must be es or en, or null"})
+	if reason := badLanguage(language.Value); reason != "" {
+		errs = append(errs, &FieldError{"language", reason})
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -170,7 +177,8 @@ func (a *Accounts) confirmPassword(ctx context.Context, user *userRow, password 
 // confirm checks the password, and the code of the second factor if one is on,
 // or returns [ErrPassword], [ErrOTPRequired] or [ErrOTP]. It counts as a login does: an access token that was
 // stolen is no place to guess from.
-func (a *Accounts) confirm(ctx context.Context, user *userRow, password, code string) error {
+func (a *Accounts) confirm(ctx context.Context, user *userRow, password, code string) (err error) {
+	defer func() { a.refusals.refused(ctx, actConfirmFailed, user.EmailKey, err) }()
 	attempt, err := a.limit.try(ctx, user.EmailKey, peerOf(ctx))
 	if err != nil {
 		return err
@@ -217,14 +225,21 @@ func (a *Accounts) choose(ctx context.Context, field, password string, user *use
 	return a.hasher.hash(ctx, password)
 }
 
-// deleteOwn deletes the caller's account, and says when it is erased.
+// deleteOwn deletes the caller's account, and says when it is erased. The
+// route has made sure of the second factor: a code is checked if there is one.
 func (a *Accounts) deleteOwn(ctx context.Context, c *caller, password, code string) (time.Time, error) {
-	if err := a.confirm(ctx, c.user, password, code); err != nil {
+	var err error
+	if code == "" {
+		err = a.confirmPassword(ctx, c.user, password)
+	} else {
+		err = a.confirm(ctx, c.user, password, code)
+	}
+	if err != nil {
 		return time.Time{}, err
 	}
 	now := a.now()
 	eraseAt := now.Add(a.options.DeletionGrace).UTC().Truncate(time.Millisecond)
-	err := a.store.deleteUser(ctx, c.user, eraseAt, a.mail(mailDeleted, c.user, "", ""), now)
+	err = a.store.deleteUser(ctx, c.user, eraseAt, a.mail(mailDeleted, c.user, "", ""), now)
 	a.outbox.call()
 	if errors.Is(err, ErrNoUser) {
 		err = ErrPassword // it was changed meanwhile
@@ -240,8 +255,9 @@ func (a *Accounts) restore(ctx context.Context, email, password, code string) er
 		err = a.store.restoreUser(ctx, l.user, a.now())
 	}
 	if errors.Is(err, ErrNoUser) {
-		return ErrCredentials // erased, or given another password, meanwhile
+		err = ErrCredentials // erased, or given another password, meanwhile
 	}
+	a.refusals.refused(ctx, actLoginFailed, foldEmail(email), err)
 	return err
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/web"
 	"github.com/urbandata/urbandata/resourceserver/query"
 )
@@ -106,12 +107,12 @@ func wrongQuery(err error) error {
 	if !ok {
 		return err
 	}
-	p := web.NewProblem(http.StatusBadRequest, "invalid_query", "The query is not valid: "+e.Parameter+" "+e.Reason+".", web.AtParameter(e.Parameter, e.Reason))
+	p := web.NewProblem(http.StatusBadRequest, "invalid_query", i18n.Textf("The query is not valid: %s %s.", e.Parameter, e.Reason), web.AtParameter(e.Parameter, e.Reason))
 	p.Hint = e.Hint
 	return p
 }
 
-func wrong(parameter, reason, hint string) error {
+func wrong(parameter string, reason, hint i18n.Text) error {
 	return wrongQuery(&query.Error{Parameter: parameter, Reason: reason, Hint: hint})
 }
 
@@ -171,7 +172,7 @@ func parseFilter(params url.Values) (where query.Node, order query.Order, err er
 
 // readPlace reads which part of the list is wanted.
 func (l *listing) readPlace(key []byte, in *listInput) error {
-	number := func(name string, least, most, otherwise int, hint string) (int, error) {
+	number := func(name string, least, most, otherwise int, hint i18n.Text) (int, error) {
 		text := in.query.Get(name)
 		if text == "" {
 			return otherwise, nil
@@ -181,7 +182,7 @@ func (l *listing) readPlace(key []byte, in *listInput) error {
 		case err != nil && !errors.Is(err, strconv.ErrRange), strings.HasPrefix(text, "+"):
 			return 0, wrong(name, "isn't a whole number", "")
 		case err != nil, n < least, n > most:
-			return 0, wrong(name, fmt.Sprintf("must be from %d to %d", least, most), hint)
+			return 0, wrong(name, i18n.Textf("must be from %d to %d", least, most), hint)
 		}
 		return n, nil
 	}
@@ -212,7 +213,7 @@ func (l *listing) readPlace(key []byte, in *listInput) error {
 	}
 	if from, to, ok := parseRange(in.Range); ok && !in.query.Has(paramLimit) && !in.query.Has(paramOffset) {
 		if from > maxOffset {
-			p := wrong("Range", fmt.Sprintf("begins behind row %d", maxOffset), deep)
+			p := wrong("Range", i18n.Textf("begins behind row %d", maxOffset), deep)
 			return p
 		}
 		l.ranged, l.Skip = true, from
@@ -245,7 +246,7 @@ func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
 	}
 	out := &listOutput{Status: http.StatusOK, Vary: []string{"Accept, Prefer, Range"}}
 	if out.ContentType = accepted(in.Accept, listTypes...); out.ContentType == "" {
-		return nil, web.NewProblem(http.StatusNotAcceptable, "not_acceptable", "Only "+strings.Join(listTypes, ", ")+" can be had here.")
+		return nil, web.NewProblem(http.StatusNotAcceptable, "not_acceptable", i18n.Textf("Only %s can be had here.", strings.Join(listTypes, ", ")))
 	}
 	if f := streamed[out.ContentType]; f != nil {
 		out.ContentType = f.MediaType
@@ -278,7 +279,7 @@ func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
 		out.Applied = "count=" + l.count
 		if !l.seek && l.Skip > total {
 			p := web.NewProblem(http.StatusRequestedRangeNotSatisfiable, "PGRST103", "There are no rows that far.")
-			p.Details = fmt.Sprintf("An offset of %d was requested, but there are only %d rows.", l.Skip, total)
+			p.Details = i18n.Textf("An offset of %d was requested, but there are only %d rows.", l.Skip, total)
 			return nil, p.With("Content-Range", fmt.Sprintf("*/%d", total))
 		}
 	}
