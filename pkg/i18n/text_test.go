@@ -17,6 +17,7 @@ import (
 // made is a language that nobody speaks: one file is all that it takes.
 const made = `{
 	"is required": "egas",
+	"still to be translated": "",
 	"must be %s": "belu %s",
 	"%s or %s": "%s vo %s",
 	"%d of %s": "%[2]s ki %[1]d",
@@ -43,6 +44,7 @@ func TestAnotherLanguage(t *testing.T) {
 		want, plain string
 	}{
 		{"is required", "egas", "is required"},
+		{"still to be translated", "still to be translated", "still to be translated"},
 		{"nobody has translated this", "nobody has translated this", "nobody has translated this"},
 		{i18n.Textf("must be %s", "x"), "belu x", "must be x"},
 		{i18n.Textf("must be %s", i18n.Text("is required")), "belu egas", "must be is required"},
