@@ -110,7 +110,7 @@ func TestTextf(t *testing.T) {
 		{"%[2]s %[1]s", []any{"a", "b"}},
 		{"%05d|%-4s|%.2f", []any{42, "x", 1.0 / 3}},
 	} {
-		got := i18n.Textf(tc.format, tc.args...) //nolint:govet // these are the constants of the table
+		got := i18n.Textf(tc.format, tc.args...)
 		if want := fmt.Sprintf(tc.format, tc.args...); got.String() != want {
 			t.Errorf("%q: %q, want %q", tc.format, got.String(), want)
 		}
