@@ -149,6 +149,23 @@ func TestJSON(t *testing.T) {
 	}
 }
 
+// What is kept can be said in every language later.
+func TestKept(t *testing.T) {
+	type row struct{ Reason i18n.Kept }
+	text := i18n.Textf("must have at most %d characters", 150)
+	out, err := json.Marshal(row{i18n.Kept(text)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back row
+	if err := json.Unmarshal(out, &back); err != nil || back.Reason.Text() != text {
+		t.Errorf("%q, %v, want %q", back.Reason, err, text)
+	}
+	if got := i18n.Of("es").Say(back.Reason.Text()); got != "debe tener como máximo 150 caracteres" {
+		t.Errorf("%q", got)
+	}
+}
+
 func BenchmarkSay(b *testing.B) {
 	text, l := i18n.Textf("must have at most %d characters", 150), i18n.Of("es")
 	b.ReportAllocs()
