@@ -49,8 +49,8 @@ func NewMetrics(reg prometheus.Registerer, service string) *Metrics {
 type record struct {
 	traceID string
 	header  http.Header // of the request
-	route   string // the template, never the path: a path may hold anything
-	cause   error  // what a problem hid from the client
+	route   string      // the template, never the path: a path may hold anything
+	cause   error       // what a problem hid from the client
 	http.ResponseWriter
 	status int
 	bytes  int64
