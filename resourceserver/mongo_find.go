@@ -20,10 +20,12 @@ import (
 var mongoIndexes = []mongo.IndexModel{
 	{Keys: bson.D{{Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "listing_type", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
+	{Keys: bson.D{{Key: "listing_type", Value: 1}, {Key: "property_type", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}, {Key: "start_month", Value: 1}}},
 	{Keys: bson.D{{Key: "boundary_id", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "owner", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "other_id", Value: 1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "x_coord", Value: -1}, {Key: "_id", Value: 1}, {Key: "y_coord", Value: 1}}},
+	{Keys: bson.D{{Key: query.WordsPath, Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 }
 
 // Prepare makes the indexes that are missing, while others read and write,
@@ -104,12 +106,14 @@ func mongoPlan(q *Query) (filter, computed, sort bson.D) {
 	if q.After != nil {
 		// Each part is a range of the index on the order, and MongoDB merges
 		// them; with the filter outside the $or it would sort instead.
-		parts := q.Order.Seek(q.After)
-		either := make(bson.A, len(parts))
-		for i := range parts {
-			either[i] = parts[i].Mongo()
-			if !q.Where.All() {
-				either[i] = bson.D{{Key: "$and", Value: bson.A{q.Where.Mongo(), either[i]}}}
+		var either bson.A
+		for _, part := range q.Order.Seek(q.After) {
+			for _, where := range arms(q) {
+				one := part.Mongo()
+				if !where.All() {
+					one = bson.D{{Key: "$and", Value: bson.A{where.Mongo(), one}}}
+				}
+				either = append(either, one)
 			}
 		}
 		filter = bson.D{{Key: "$or", Value: either}}
@@ -134,12 +138,12 @@ func withTextID(where *query.Node) bson.D {
 	return bson.D{{Key: "$and", Value: bson.A{where.Mongo(), text}}}
 }
 
-// Find asks for one document more than wanted, to learn whether there are
+// find asks for one document more than wanted, to learn whether there are
 // more, and for all in one batch: the server's first batch is of 101 and a
 // second one costs a round trip. With the batch as large as the limit the
 // server would keep the cursor open, to be closed in a second trip: it is one
 // larger.
-func (s *Mongo) Find(ctx context.Context, q Query) (page Page, err error) {
+func (s *Mongo) find(ctx context.Context, q Query) (page Page, err error) {
 	if err := s.sweepFor(ctx, &q); err != nil {
 		return Page{}, err
 	}
