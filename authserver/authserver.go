@@ -28,7 +28,7 @@
 // wants a recent or strong login · importer.go users from elsewhere · session.go refresh tokens · password.go, breached.go which
 // passwords may be chosen · hash.go, formats.go how they are kept ·
 // outbox.go, mail.go, smtp.go mail · limits.go, throttle.go how often ·
-// issue.go access tokens · wellknown.go keys and metadata · store*.go the SQL.
+// apitokens.go what users' programs get them for · issue.go access tokens · wellknown.go keys and metadata · store*.go the SQL.
 package authserver
 
 import (
@@ -142,7 +142,7 @@ func New(o Options) (*Server, error) {
 			audiences: &audiences{fixed: fixed, override: o.SigningAlg, store: o.Accounts.store},
 		},
 		logins: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "urbandata_grants_total", Help: "Token requests, by grant (password, refresh) and outcome.",
+			Name: "urbandata_grants_total", Help: "Token requests, by grant and outcome.",
 		}, []string{"grant", "outcome"}),
 		Health: web.NewHealth(
 			web.Check{Name: "database", Func: o.Accounts.store.Check},

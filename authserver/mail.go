@@ -24,6 +24,7 @@ const (
 	mailEmailChanged    mailKind = "email_changed"    // to the address that a user had before
 	mailDeleted         mailKind = "deleted"          // to a user
 	mailSecondFactor    mailKind = "second_factor"    // to a user
+	mailAPIToken        mailKind = "api_token"        // to a user
 )
 
 // linkLife is how long the link in a mail works.

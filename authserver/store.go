@@ -34,7 +34,7 @@ type Store struct {
 	// The hot statements, prepared once: lib/pq makes two round trips of
 	// one that isn't.
 	userByEmail, userFromEmail, userByID, insertSession, rotate, readSession, endSession, liveUser,
-	knownNetwork, counts, clientByID, spend *sqlx.Stmt
+	knownNetwork, counts, clientByID, spend, apiTokenHash, apiTokenID *sqlx.Stmt
 }
 
 // NewStore prepares the statements on migrated databases. write and read are
@@ -59,6 +59,8 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 		{&s.knownNetwork, read, `SELECT EXISTS (SELECT 1 FROM sessions WHERE network <> '' AND user_id = (SELECT id FROM users WHERE email_key = ?) AND network = ?)`},
 		{&s.counts, read, "SELECT key, count, last_at, expires_at FROM throttle WHERE key IN (?, ?, ?)"},
 		{&s.clientByID, read, selectClient + " WHERE id = ?"},
+		{&s.apiTokenHash, read, selectAPIToken + " WHERE t.hash = ? AND" + isUsable},
+		{&s.apiTokenID, read, selectAPIToken + " WHERE t.id = ? AND" + isUsable},
 		{&s.spend, write, "INSERT INTO client_assertions (id, expires_at) VALUES (?, ?)"},
 	} {
 		stmt, err := p.db.PreparexContext(ctx, p.db.Rebind(p.text)) //nolint:sqlclosecheck // Close does
@@ -75,7 +77,7 @@ func (s *Store) Close() error {
 	var errs []error
 	for _, stmt := range []*sqlx.Stmt{
 		s.userByEmail, s.userFromEmail, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser,
-		s.knownNetwork, s.counts, s.clientByID, s.spend,
+		s.knownNetwork, s.counts, s.clientByID, s.spend, s.apiTokenHash, s.apiTokenID,
 	} {
 		if stmt != nil {
 			errs = append(errs, stmt.Close())
@@ -238,7 +240,7 @@ func endAllOf(ctx context.Context, emailKey, reason string, now time.Time) func(
 		if err := tx.GetContext(ctx, &id, tx.Rebind("SELECT id FROM users WHERE email_key = ?"), emailKey); err != nil {
 			return fmt.Errorf("end a user's sessions: %w", err)
 		}
-		return endAll(ctx, tx, id, uuid.Nil, reason, now)
+		return endEverything(ctx, tx, id, reason, now)
 	}
 }
 

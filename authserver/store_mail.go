@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jmoiron/sqlx"
 )
 
@@ -186,7 +185,7 @@ func (s *Store) resetPassword(ctx context.Context, l *linkRow, hash string, noti
 		WHERE id = ? AND email = ? AND disabled_at IS NULL`, []any{hash, ms, ms, l.ID, l.LinkEmail},
 		func(tx *sqlx.Tx) error { return useLink(ctx, tx, l.Hash) },
 		func(tx *sqlx.Tx) error { return dropLinks(ctx, tx, l.ID, mailReset) },
-		func(tx *sqlx.Tx) error { return endAll(ctx, tx, l.ID, uuid.Nil, "password reset", now) },
+		func(tx *sqlx.Tx) error { return endEverything(ctx, tx, l.ID, "password reset", now) },
 		notify(ctx, notice))
 	if errors.Is(err, ErrNoUser) {
 		return ErrLink

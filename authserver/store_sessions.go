@@ -76,3 +76,12 @@ func endAll(ctx context.Context, on execer, userID string, but uuid.UUID, reason
 	}
 	return nil
 }
+
+// endEverything ends all of a user's sessions and API tokens, as part of a
+// transaction that has locked the row of the user.
+func endEverything(ctx context.Context, tx execer, userID, reason string, now time.Time) error {
+	if err := endAll(ctx, tx, userID, uuid.Nil, reason, now); err != nil {
+		return err
+	}
+	return deleteAPITokens(ctx, tx, userID)
+}

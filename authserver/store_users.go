@@ -112,7 +112,7 @@ func (s *Store) deleteUser(ctx context.Context, u *userRow, eraseAt time.Time, n
 	return s.changed(ctx, `UPDATE users SET disabled_at = ?, disabled_by = ?, erase_at = ?, updated_at = ?
 		WHERE id = ? AND password_hash = ? AND disabled_at IS NULL`,
 		[]any{now.UnixMilli(), byOwner, eraseAt.UnixMilli(), now.UnixMilli(), u.ID, u.PasswordHash},
-		func(tx *sqlx.Tx) error { return endAll(ctx, tx, u.ID, uuid.Nil, "account deleted", now) },
+		func(tx *sqlx.Tx) error { return endEverything(ctx, tx, u.ID, "account deleted", now) },
 		notify(ctx, notice))
 }
 
