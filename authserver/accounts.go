@@ -14,6 +14,7 @@ import (
 	"golang.org/x/text/unicode/norm"
 
 	"github.com/urbandata/urbandata/keys"
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/web"
 )
@@ -32,7 +33,7 @@ type User struct {
 	Company   string       `json:"company"`
 	Roles     []token.Role `json:"roles" nullable:"false"`
 	Factor    bool         `json:"second_factor" doc:"Whether a login needs a code besides the password"`
-	Language  string       `json:"language" doc:"Of mail to the user: es or en; empty for the default"`
+	Language  string       `json:"language" doc:"Of mail to the user, such as es or en; empty for the default"`
 	CreatedAt time.Time    `json:"created_at"`
 	Disabled  bool         `json:"disabled"`
 	EraseAt   *time.Time   `json:"erase_at,omitempty" doc:"When the account is erased, if its owner deleted it"`
@@ -41,18 +42,18 @@ type User struct {
 // NewUser is what a user is made from.
 type NewUser struct {
 	Email, Password, FirstName, LastName, Company string
-	Language                                      string       // es, en, or "" for the default
+	Language                                      string       // of mail: es, en or another that there is, or "" for the default
 	Roles                                         []token.Role // none means [token.RoleUser]
 }
 
 // FieldError says what is wrong with one value of a [NewUser].
 type FieldError struct {
-	Field  string // email, password, first_name, last_name, company or roles
-	Reason string // "must …" or "is …"
+	Field  string    // email, password, first_name, last_name, company or roles
+	Reason i18n.Text // "must …" or "is …"
 }
 
 // Error names the field and the reason, never the value.
-func (e *FieldError) Error() string { return e.Field + " " + e.Reason }
+func (e *FieldError) Error() string { return e.Field + " " + e.Reason.String() }
 
 const maxName = 150 // code points
 
@@ -66,6 +67,8 @@ type Accounts struct {
 	limits  SessionLimits
 	outbox  *outbox // nil if no mail is sent
 	limit   *throttle
+
+	refusals *refusals // that are to be in the audit
 }
 
 // AccountsOptions are how accounts behave. The zero value has every default.
@@ -76,6 +79,7 @@ type AccountsOptions struct {
 	Breached      *BreachedList    // passwords that may not be chosen; none if nil
 	Limits        *Limits          // [DefaultLimits] if nil
 	Sealer        keys.Sealer      // of second factors; nobody can have one if nil
+	AuditOrigins  time.Duration    // for how long the audit keeps networks and devices; [DefaultAuditOrigins] if zero
 	Now           func() time.Time // the clock, time.Now if nil
 }
 
@@ -103,12 +107,15 @@ func NewAccounts(store *Store, o AccountsOptions) *Accounts {
 	if o.DeletionGrace == 0 {
 		o.DeletionGrace = DefaultDeletionGrace
 	}
+	if o.AuditOrigins == 0 {
+		o.AuditOrigins = DefaultAuditOrigins
+	}
 	if o.Limits == nil {
 		limits := DefaultLimits()
 		o.Limits = &limits
 	}
 	return &Accounts{
-		limit: newThrottle(store, *o.Limits, o.Now),
+		limit: newThrottle(store, *o.Limits, o.Now), refusals: newRefusals(store, o.Now),
 		store: store, hasher: newHasher(), now: o.Now, options: o, limits: o.Sessions,
 		outbox: newOutbox(store, o.Mail, o.Now),
 	}
@@ -118,6 +125,7 @@ func NewAccounts(store *Store, o AccountsOptions) *Accounts {
 // a [*FieldError] for each value that won't do, or is [ErrEmailTaken],
 // [ErrBusy], or a failure of the database.
 func (a *Accounts) Create(ctx context.Context, n NewUser) (*User, error) {
+	ctx = operating(ctx)
 	row, err := a.newUser(n)
 	if err != nil {
 		return nil, err
@@ -179,7 +187,7 @@ func (a *Accounts) newRow(n NewUser) (*userRow, error) {
 	}
 	for _, r := range n.Roles {
 		if !r.Valid() {
-			errs = append(errs, &FieldError{"roles", "must be of " + joinRoles(token.Roles(), ", ")})
+			errs = append(errs, &FieldError{"roles", i18n.Textf("must be of %s", joinRoles(token.Roles(), ", "))})
 		}
 	}
 	id, err := uuid.NewV7()
@@ -210,6 +218,7 @@ func (a *Accounts) create(ctx context.Context, row *userRow, password string, we
 	// Ask before hashing: a taken address shouldn't cost 30 ms of a core. The
 	// unique column decides when two ask at once.
 	if _, err := a.store.findUser(ctx, row.EmailKey); err == nil {
+		a.refusals.count(ctx, actRegisterRefused, "email_taken", row.EmailKey)
 		return nil, ErrEmailTaken
 	} else if !errors.Is(err, ErrNoUser) {
 		return nil, err
@@ -256,6 +265,7 @@ func (a *Accounts) List(ctx context.Context, after string, limit int) ([]User, e
 // was disabled or deleted, and ends the user's sessions. Errors are those of
 // [Accounts.Create], and [ErrNoUser].
 func (a *Accounts) SetPassword(ctx context.Context, email, password string) error {
+	ctx = operating(ctx)
 	user, err := a.store.findUser(ctx, foldEmail(email))
 	if err != nil {
 		return err
@@ -271,6 +281,7 @@ func (a *Accounts) SetPassword(ctx context.Context, email, password string) erro
 // tokens that are out stay valid until they expire: verifiers don't ask. It
 // returns [ErrNoUser] when nobody has the address.
 func (a *Accounts) Disable(ctx context.Context, email string) error {
+	ctx = operating(ctx)
 	return a.store.disable(ctx, foldEmail(email), a.now())
 }
 
@@ -361,6 +372,7 @@ func (a *Accounts) login(ctx context.Context, email, password, code, clientID, a
 	if errors.Is(err, ErrNoUser) {
 		err = ErrCredentials
 	}
+	a.refusals.refused(ctx, actLoginFailed, foldEmail(email), err)
 	return g, err
 }
 
@@ -417,12 +429,9 @@ func (a *Accounts) rehash(ctx context.Context, user *userRow, password string) {
 	}
 }
 
-// refreshTries is how often a rotation is repeated after a failure that may
-// pass: a deadlock, a serialisation failure, a connection that broke.
-const refreshTries = 3
-
 // refresh rotates a refresh token, or returns an error that wraps
-// [ErrInvalidGrant]. In the usual case it is one statement.
+// [ErrInvalidGrant]. In the usual case it is one statement, which is repeated
+// after a deadlock, a serialisation failure or a broken connection.
 func (a *Accounts) refresh(ctx context.Context, text string, from peer) (*grant, error) {
 	if err := a.limit.token(ctx); err != nil {
 		return nil, err
@@ -442,15 +451,9 @@ func (a *Accounts) rotate(ctx context.Context, text string, from peer) (*grant, 
 	now := a.now()
 	nonce := newNonce() // one for all tries: a try that did take place is found again
 	next := shown.next(nonce)
-	var row *session
-	for try := 1; ; try++ {
-		row, err = a.store.rotateSession(ctx, now, shown, next, nonce, a.limits.Grace, a.limits.Idle, from)
-		if err == nil {
-			break
-		}
-		if !isTransient(err) || try == refreshTries {
-			return nil, err
-		}
+	row, err := a.store.rotateSession(ctx, now, shown, next, nonce, a.limits.Grace, a.limits.Idle, from)
+	if err != nil {
+		return nil, err
 	}
 	if row != nil {
 		return row.grant(next.marked(row.MarkKey)), nil
@@ -462,7 +465,7 @@ func (a *Accounts) rotate(ctx context.Context, text string, from peer) (*grant, 
 	}
 	current, err := row.judge(now, shown, a.limits.Grace)
 	if errors.Is(err, ErrReused) {
-		if endErr := a.store.end(ctx, shown.session, "refresh token reused", now); endErr != nil {
+		if endErr := a.store.end(ctx, shown.session, reasonReused, now); endErr != nil {
 			return nil, endErr
 		}
 	}
@@ -498,27 +501,40 @@ func (a *Accounts) signOut(ctx context.Context, text string) error {
 }
 
 // Sweep deletes sessions that expired a month ago, expired links and counts, and accounts whose owners
-// deleted them, in small batches until ctx ends or none is left. It is cheap
-// and may run on every replica.
+// deleted them, in small batches with rests between, until ctx ends or none is
+// left. It is cheap and may run on every replica.
 func (a *Accounts) Sweep(ctx context.Context) error {
 	const batch, keep = 1000, 30 * 24 * time.Hour
 	now := a.now()
 	a.limit.sweep()
 	return errors.Join(
 		a.reseal(ctx),
-		untilFew(batch, func() (int64, error) { return a.store.sweep(ctx, now.Add(-keep), batch) }),
-		untilFew(batch, func() (int64, error) { return a.store.expireCounts(ctx, now, batch) }),
-		untilFew(batch, func() (int64, error) { return a.store.expireLinks(ctx, now, batch) }),
-		untilFew(batch, func() (int64, error) { return a.store.expireAPITokens(ctx, now, batch) }),
-		untilFew(batch/10, func() (int64, error) { return a.store.eraseUsers(ctx, now, batch/10) }),
+		untilFew(ctx, batch, func() (int64, error) { return a.store.sweep(ctx, now.Add(-keep), batch) }),
+		untilFew(ctx, batch, func() (int64, error) { return a.store.expireCounts(ctx, now, batch) }),
+		untilFew(ctx, batch, func() (int64, error) { return a.store.expireLinks(ctx, now, batch) }),
+		untilFew(ctx, batch, func() (int64, error) { return a.store.expireAPITokens(ctx, now, batch) }),
+		untilFew(ctx, batch/10, func() (int64, error) { return a.store.eraseUsers(ctx, now, batch/10) }),
+		untilFew(ctx, batch, func() (int64, error) { return a.store.forgetOrigins(ctx, now.Add(-a.options.AuditOrigins), batch) }),
 	)
 }
 
-// untilFew repeats f until it deletes less than a whole batch.
-func untilFew(batch int64, f func() (int64, error)) error {
+// restFor is how many times as long as a batch took nothing is deleted after
+// it: whoever logs in meanwhile finds the database idle but for a tenth of the
+// time.
+const restFor = 9
+
+// untilFew repeats f until it deletes less than a whole batch, and rests
+// between.
+func untilFew(ctx context.Context, batch int64, f func() (int64, error)) error {
 	for {
+		began := time.Now()
 		if n, err := f(); err != nil || n < batch {
 			return err
+		}
+		select {
+		case <-time.After(restFor * time.Since(began)):
+		case <-ctx.Done():
+			return ctx.Err() //nolint:wrapcheck // it is the caller's
 		}
 	}
 }
@@ -580,7 +596,7 @@ func foldEmail(s string) string {
 }
 
 // badText says what is wrong with a line of text for people, or "".
-func badText(s string) string {
+func badText(s string) i18n.Text {
 	if utf8.RuneCountInString(s) > maxName {
 		return "must have at most 150 characters"
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/web"
 )
@@ -39,7 +40,8 @@ import (
 // keeps its SHA-256. It ends when it is deleted or revoked (RFC 7009, by
 // whoever has it: a finder may), when it expires, and with all sessions of its
 // user when a reset, an operator or the end of the account ends those. A
-// password that its user changes leaves it.
+// password that its user changes leaves it. Access tokens of one that ends are
+// in the revocations feed.
 
 var (
 	// ErrAPIToken says that an API token gives nothing: it is made up, ended
@@ -162,7 +164,7 @@ func (s *Server) deleteAPIToken(ctx context.Context, in *apiTokenIDInput) (*stru
 	if err != nil {
 		return nil, err
 	}
-	return nil, s.accounts.store.deleteAPIToken(ctx, c.user.ID, in.ID)
+	return nil, s.accounts.store.endAPIToken(ctx, c.user.ID, in.ID, "ended by its user", s.issuer.now())
 }
 
 // apiTokens are a user's tokens that haven't expired, the newest first.
@@ -192,10 +194,10 @@ func (a *Accounts) createAPIToken(ctx context.Context, c *caller, name string, s
 	slices.Sort(scope)
 	scope = slices.Compact(scope)
 	if len(scope) == 0 || len(scope.Intersect(has)) < len(scope) {
-		errs = append(errs, &FieldError{"scope", "must be some of what you may yourself: " + strings.Join(has, ", ")})
+		errs = append(errs, &FieldError{"scope", i18n.Textf("must be some of what you may yourself: %s", strings.Join(has, ", "))})
 	}
 	if days < 1 || days > maxAPITokenDays {
-		errs = append(errs, &FieldError{"days", fmt.Sprintf("must be between 1 and %d", maxAPITokenDays)})
+		errs = append(errs, &FieldError{"days", i18n.Textf("must be between 1 and %d", maxAPITokenDays)})
 	}
 	if err := errors.Join(errs...); err != nil {
 		return t, "", err

@@ -180,7 +180,12 @@ func TestAPITokensAreNoLogin(t *testing.T) {
 				t.Errorf("%v: %v", r, m)
 			}
 		}
-		a.answered(a.post(revokePath, "", "", url.Values{"token": {jwt}}), 400, "unsupported_token_type")
+		a.answered(a.post(revokePath, "", "", url.Values{"token": {jwt}}), 200, "") // the access token alone
+		client, secret := a.client(NewClient{})
+		if m := a.answered(a.post(introspectPath, client.ID, secret, url.Values{"token": {jwt}}), 200, ""); m["active"] != false {
+			t.Errorf("introspected after its withdrawal: %v", m)
+		}
+		a.answered(a.exchange(text), 200, "")
 
 		// And making one wants a recent login.
 		a.forward(DefaultStepUpAge + time.Second)
@@ -203,6 +208,10 @@ func TestAPITokensEnd(t *testing.T) {
 			do   func(access, id, text string) error
 			ends bool
 		}{
+			{"an account that is erased", func(string, string, string) error {
+				_, err := db.Write.Exec("DELETE FROM users")
+				return err
+			}, true},
 			{"nothing", func(string, string, string) error { return nil }, false},
 			{"all sessions ended by their user", func(access, _, _ string) error { a.must(204, "DELETE", "/authn/sessions", access, nil); return nil }, false},
 			{"a changed password", func(access, _, _ string) error {
@@ -229,7 +238,7 @@ func TestAPITokensEnd(t *testing.T) {
 				return errors.Join(err, err2)
 			}, true},
 			{"an account disabled behind our back", func(string, string, string) error {
-				_, err := db.Write.Exec("UPDATE users SET disabled_at = 1")
+				_, err := db.Write.Exec(db.Write.Rebind("UPDATE users SET disabled_at = ?"), a.clock.Now().UnixMilli())
 				return err
 			}, true},
 			{"a password reset by mail", func(string, string, string) error {
@@ -248,14 +257,11 @@ func TestAPITokensEnd(t *testing.T) {
 				a.must(204, "POST", "/authn/restore", "", member{"email": email, "password": testPassword})
 				return nil
 			}, true},
-			{"an account that is erased", func(access, _, _ string) error {
-				_, err := db.Write.Exec("DELETE FROM users")
-				return err
-			}, true},
 		} {
-			a.register(email)
+			user, _ := a.register(email)["id"].(string)
 			access, _ := a.login(email)
 			id, text := a.apiToken(access, readAndWrite, 30)
+			a.answered(a.exchange(text), 200, "")
 			if err := tc.do(access, id, text); err != nil {
 				t.Fatalf("%s: %v", tc.name, err)
 			}
@@ -263,6 +269,12 @@ func TestAPITokensEnd(t *testing.T) {
 			if tc.ends {
 				if m := a.answered(w, 400, "invalid_request"); m["error_description"] != "The subject_token is not valid, or not any more." {
 					t.Errorf("%s: %v", tc.name, m)
+				}
+				// Its access tokens are refused too, by who follows the feed; but
+				// they don't outlive its expiry.
+				got := names(a.published())
+				if !strings.HasPrefix(tc.name, "its expiry") && !slices.Contains(got, "sid "+id) && !slices.Contains(got, "sub "+user) {
+					t.Errorf("%s isn't in the revocations: %v", tc.name, got)
 				}
 			} else if w.Code != 200 {
 				t.Errorf("%s ended it: %s", tc.name, w.Body)
@@ -449,14 +461,14 @@ func TestAPITokensAtOnce(t *testing.T) {
 		if err := a.accounts.Sweep(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		count := func() (n int) {
+		count := func(after time.Time) (n int) {
 			t.Helper()
-			if err := db.Write.Get(&n, "SELECT COUNT(*) FROM api_tokens"); err != nil {
+			if err := db.Write.Get(&n, db.Write.Rebind("SELECT COUNT(*) FROM api_tokens WHERE expires_at > ?"), after.UnixMilli()); err != nil {
 				t.Fatal(err)
 			}
 			return n
 		}
-		if n := count(); n != 0 {
+		if n := count(time.Time{}); n != 0 {
 			t.Errorf("%d are left after their purge", n)
 		}
 
@@ -487,7 +499,7 @@ func TestAPITokensAtOnce(t *testing.T) {
 				}
 			})
 			wg.Wait()
-			if n := count(); n != 0 {
+			if n := count(a.clock.Now()); n != 0 {
 				t.Fatalf("round %d: %d tokens are left", round, n)
 			}
 		}

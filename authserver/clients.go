@@ -16,6 +16,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/google/uuid"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/token"
 )
 
@@ -129,28 +130,26 @@ func (c *Clients) Create(ctx context.Context, n NewClient) (client *Client, secr
 		n.Audiences = []string{InmueblesAudience}
 	}
 	var errs []error
-	refuse := func(field, format string, args ...any) {
-		errs = append(errs, &FieldError{field, fmt.Sprintf(format, args...)})
-	}
+	refuse := func(field string, reason i18n.Text) { errs = append(errs, &FieldError{field, reason}) }
 	if n.Name == "" || badText(n.Name) != "" {
-		refuse("name", "must have 1 to %d printable characters", maxName)
+		refuse("name", i18n.Textf("must have 1 to %d printable characters", maxName))
 	}
 	for _, g := range n.Grants {
 		if g != GrantClientCredentials && g != GrantRefreshToken {
-			refuse("grant", "must be %s or %s", GrantClientCredentials, GrantRefreshToken)
+			refuse("grant", i18n.Textf("must be %s or %s", GrantClientCredentials, GrantRefreshToken))
 		}
 	}
 	for _, s := range n.Scope {
 		if !slices.Contains(token.Scopes(), s) {
-			refuse("scope", "must be of %s", strings.Join(token.Scopes(), ", "))
+			refuse("scope", i18n.Textf("must be of %s", strings.Join(token.Scopes(), ", ")))
 		}
 	}
 	if len(n.Scope) == 0 {
-		refuse("scope", "must name at least one of %s", strings.Join(token.Scopes(), ", "))
+		refuse("scope", i18n.Textf("must name at least one of %s", strings.Join(token.Scopes(), ", ")))
 	}
 	for _, a := range n.Audiences {
 		if !validAudience(a) {
-			refuse("audience", "must have 1 to %d visible ASCII characters", maxAudience)
+			refuse("audience", i18n.Textf("must have 1 to %d visible ASCII characters", maxAudience))
 		}
 	}
 	row := &clientRow{
@@ -223,12 +222,7 @@ func (c *Clients) SetDisabled(ctx context.Context, id string, disabled bool) err
 // Sweep forgets assertions that have expired, a bounded number at a time.
 func (c *Clients) Sweep(ctx context.Context) error {
 	const batch = 1000
-	for {
-		n, err := c.store.sweepAssertions(ctx, c.now(), batch)
-		if err != nil || n < batch {
-			return err
-		}
-	}
+	return untilFew(ctx, batch, func() (int64, error) { return c.store.sweepAssertions(ctx, c.now(), batch) })
 }
 
 // bySecret returns the client that has this secret, or [ErrClient].
@@ -270,7 +264,7 @@ const maxClientKeys = 10
 func clientKeys(text []byte) (string, error) {
 	var set jose.JSONWebKeySet
 	if err := json.Unmarshal(text, &set); err != nil || len(set.Keys) == 0 || len(set.Keys) > maxClientKeys {
-		return "", &FieldError{"jwks", fmt.Sprintf("must be a JSON Web Key Set (RFC 7517) with 1 to %d keys", maxClientKeys)}
+		return "", &FieldError{"jwks", i18n.Textf("must be a JSON Web Key Set (RFC 7517) with 1 to %d keys", maxClientKeys)}
 	}
 	for i := range set.Keys {
 		k := &set.Keys[i]
@@ -310,10 +304,10 @@ func validAudience(name string) bool {
 func (c *Clients) AddAudience(ctx context.Context, a RegisteredAudience) error {
 	var errs []error
 	if !validAudience(a.Name) {
-		errs = append(errs, &FieldError{"name", fmt.Sprintf("must have 1 to %d visible ASCII characters", maxAudience)})
+		errs = append(errs, &FieldError{"name", i18n.Textf("must have 1 to %d visible ASCII characters", maxAudience)})
 	}
 	if a.Type != token.TypeAccess && a.Type != token.TypeJWT {
-		errs = append(errs, &FieldError{"typ", "must be " + token.TypeAccess + " or " + token.TypeJWT})
+		errs = append(errs, &FieldError{"typ", i18n.Textf("must be %s or %s", token.TypeAccess, token.TypeJWT)})
 	}
 	if a.TokenLife < 0 || a.TokenLife > 0 && a.TokenLife < time.Second {
 		errs = append(errs, &FieldError{"token_life", "must be a second or more"})

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/token"
 )
 
@@ -73,6 +74,7 @@ type imported struct {
 // report says what is wrong; any other error comes from the file or the
 // database, and nothing is stored either.
 func (a *Accounts) Import(ctx context.Context, file io.Reader, o ImportOptions) (*ImportReport, error) {
+	ctx = operating(ctx)
 	read := readDjango
 	if o.Format == ImportCSV {
 		read = readCSV
@@ -162,10 +164,10 @@ func (a *Accounts) importedRow(in *imported) (*userRow, error) {
 		if len(format) > 20 || format == in.hash {
 			format = "unknown"
 		}
-		errs = append(errs, &FieldError{"password", "is stored in a format that isn't read (" + printable(format, 20) + ")"})
+		errs = append(errs, &FieldError{"password", i18n.Textf("is stored in a format that isn't read (%s)", printable(format, 20))})
 	}
-	if in.user.Language != "" && in.user.Language != Spanish && in.user.Language != English {
-		errs = append(errs, &FieldError{"language", "must be es or en"})
+	if reason := badLanguage(in.user.Language); reason != "" {
+		errs = append(errs, &FieldError{"language", reason})
 	}
 	if in.createdAt != "" {
 		at, err := time.Parse(time.RFC3339, in.createdAt)

@@ -35,7 +35,7 @@ type profileInput struct {
 		FirstName patch `json:"first_name,omitzero" required:"false" maxLength:"150"`
 		LastName  patch `json:"last_name,omitzero" required:"false" maxLength:"150"`
 		Company   patch `json:"company,omitzero" required:"false" maxLength:"150"`
-		Language  patch `json:"language,omitzero" required:"false" maxLength:"35" doc:"Of mail to the user: es or en"`
+		Language  patch `json:"language,omitzero" required:"false" maxLength:"35" doc:"Of mail to the user, such as es or en; null for the default"`
 	} `contentType:"application/merge-patch+json"`
 }
 
@@ -154,8 +154,8 @@ func (a *Accounts) changeProfile(ctx context.Context, c *caller, first, last, co
 			errs = append(errs, &FieldError{f.field, reason})
 		}
 	}
-	if language.Value != "" && language.Value != Spanish && language.Value != English {
-		errs = append(errs, &FieldError{"language", "must be es or en, or null"})
+	if reason := badLanguage(language.Value); reason != "" {
+		errs = append(errs, &FieldError{"language", reason})
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -178,7 +178,8 @@ func (a *Accounts) confirmPassword(ctx context.Context, user *userRow, password 
 // confirm checks the password, and the code of the second factor if one is on,
 // or returns [ErrPassword], [ErrOTPRequired] or [ErrOTP]. It counts as a login does: an access token that was
 // stolen is no place to guess from.
-func (a *Accounts) confirm(ctx context.Context, user *userRow, password, code string) error {
+func (a *Accounts) confirm(ctx context.Context, user *userRow, password, code string) (err error) {
+	defer func() { a.refusals.refused(ctx, actConfirmFailed, user.EmailKey, err) }()
 	attempt, err := a.limit.try(ctx, user.EmailKey, peerOf(ctx))
 	if err != nil {
 		return err
@@ -255,8 +256,9 @@ func (a *Accounts) restore(ctx context.Context, email, password, code string) er
 		err = a.store.restoreUser(ctx, l.user, a.now())
 	}
 	if errors.Is(err, ErrNoUser) {
-		return ErrCredentials // erased, or given another password, meanwhile
+		err = ErrCredentials // erased, or given another password, meanwhile
 	}
+	a.refusals.refused(ctx, actLoginFailed, foldEmail(email), err)
 	return err
 }
 

@@ -124,6 +124,8 @@ func (a *Accounts) requestReset(ctx context.Context, email, language string) err
 	if err := a.limit.reset(ctx, key); err != nil {
 		return err
 	}
+	// Whose the address is, isn't known yet, as with what was refused.
+	a.refusals.count(ctx, actResetRequested, "", key)
 	return a.send(ctx, a.mail(mailReset, nil, key, language))
 }
 
@@ -152,7 +154,9 @@ func (a *Accounts) requestEmail(ctx context.Context, c *caller, address, passwor
 	if err := a.limit.reset(ctx, c.user.ID); err != nil {
 		return err
 	}
-	return a.send(ctx, a.mail(mailChange, c.user, email, ""))
+	err = a.store.enqueueRecorded(ctx, a.mail(mailChange, c.user, email, ""), a.now(), act{what: actEmailRequested, whom: userName(c.user.ID)})
+	a.outbox.call()
+	return err
 }
 
 // send puts mail into the outbox, outside a transaction.

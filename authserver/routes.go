@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/urbandata/urbandata/keys"
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/web"
 )
@@ -245,9 +246,9 @@ func problem(ctx context.Context, err error) *web.Problem {
 
 // invalidGrant is RFC 6749's invalid_grant, with the 401 that the original's
 // clients know in the place of 400.
-func invalidGrant(code, detail string) *web.Problem {
+func invalidGrant(code string, detail i18n.Text) *web.Problem {
 	p := web.NewProblem(http.StatusUnauthorized, code, detail).With("WWW-Authenticate", `Bearer realm="authn"`)
-	p.OAuthError, p.OAuthDescription = "invalid_grant", detail
+	p.OAuthError, p.OAuthDescription = "invalid_grant", detail.String()
 	return p
 }
 
@@ -294,12 +295,12 @@ func (s *Server) bearer(header string) (*token.Claims, error) {
 type registerInput struct {
 	AcceptLanguage string `header:"Accept-Language" doc:"The user's language, where the body has none"`
 	Body           struct {
-		Email     string `json:"email" format:"email" maxLength:"254" doc:"Unique without regard to case" example:"ana@example.es"`
-		Password  string `json:"password" maxLength:"1024" doc:"8 to 128 characters, not a common password, not like the other values" example:"a long phrase of your own"`
-		FirstName string `json:"first_name,omitempty" maxLength:"150" example:"Ana"`
-		LastName  string `json:"last_name,omitempty" maxLength:"150" example:"García"`
-		Company   string `json:"company,omitempty" maxLength:"150" example:"Ejemplo S. L."`
-		Language  string `json:"language,omitempty" enum:"es,en" doc:"Of mail to the user; from Accept-Language if absent"`
+		Email     string       `json:"email" format:"email" maxLength:"254" doc:"Unique without regard to case" example:"ana@example.es"`
+		Password  string       `json:"password" maxLength:"1024" doc:"8 to 128 characters, not a common password, not like the other values" example:"a long phrase of your own"`
+		FirstName string       `json:"first_name,omitempty" maxLength:"150" example:"Ana"`
+		LastName  string       `json:"last_name,omitempty" maxLength:"150" example:"García"`
+		Company   string       `json:"company,omitempty" maxLength:"150" example:"Ejemplo S. L."`
+		Language  mailLanguage `json:"language,omitempty" doc:"Of mail to the user; from Accept-Language if absent"`
 	}
 }
 
@@ -325,10 +326,10 @@ func (s *Server) registerSilently(ctx context.Context, in *registerInput) (*stru
 func (in *registerInput) user() NewUser {
 	b := in.Body
 	if b.Language == "" {
-		b.Language = chooseLanguage(in.AcceptLanguage)
+		b.Language = mailLanguage(chooseLanguage(in.AcceptLanguage))
 	}
 	return NewUser{
-		Email: b.Email, Password: b.Password, FirstName: b.FirstName, LastName: b.LastName, Company: b.Company, Language: b.Language,
+		Email: b.Email, Password: b.Password, FirstName: b.FirstName, LastName: b.LastName, Company: b.Company, Language: string(b.Language),
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/pquerna/otp"
 	"github.com/pquerna/otp/hotp"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/web"
 )
@@ -174,10 +175,11 @@ func factorIdentity(userID string) []byte { return []byte("second factor of " + 
 // confirmSecondFactor turns on the factor that was offered, if its first code
 // is right, and returns recovery codes. It returns [ErrOTP] or
 // [ErrSecondFactor].
-func (a *Accounts) confirmSecondFactor(ctx context.Context, user *userRow, code string) ([]string, error) {
+func (a *Accounts) confirmSecondFactor(ctx context.Context, user *userRow, code string) (codes []string, err error) {
 	if user.SecondFactorAt != nil {
 		return nil, ErrSecondFactor
 	}
+	defer func() { a.refusals.refused(ctx, actConfirmFailed, user.EmailKey, err) }()
 	attempt, err := a.limit.try(ctx, user.EmailKey, peerOf(ctx))
 	if err != nil {
 		return nil, err
@@ -213,6 +215,7 @@ func (a *Accounts) removeSecondFactor(ctx context.Context, user *userRow, passwo
 // RemoveSecondFactor turns a user's second factor off for an operator, or
 // returns [ErrNoUser] when nobody has the address.
 func (a *Accounts) RemoveSecondFactor(ctx context.Context, email string) error {
+	ctx = operating(ctx)
 	return a.store.turnOffFactor(ctx, foldEmail(email), nil, a.now())
 }
 
@@ -226,7 +229,7 @@ func (a *Accounts) newRecoveryCodes(ctx context.Context, user *userRow, password
 		return nil, err
 	}
 	codes, hashes := makeRecoveryCodes()
-	return codes, a.store.replaceRecoveryCodes(ctx, user.ID, hashes)
+	return codes, a.store.replaceRecoveryCodes(ctx, user.ID, hashes, a.now())
 }
 
 // checkSecondFactor checks the code of a user whose password was right, if a
@@ -327,7 +330,9 @@ func (a *Accounts) reseal(ctx context.Context) error {
 func factorProblem(ctx context.Context, err error) *web.Problem {
 	refused := invalidGrant
 	if ctx.Value(claimsKey{}) != nil {
-		refused = func(code, detail string) *web.Problem { return web.NewProblem(http.StatusForbidden, code, detail) }
+		refused = func(code string, detail i18n.Text) *web.Problem {
+			return web.NewProblem(http.StatusForbidden, code, detail)
+		}
 	}
 	switch {
 	case errors.Is(err, ErrOTPRequired):

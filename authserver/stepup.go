@@ -12,6 +12,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/web"
 )
@@ -126,10 +127,10 @@ func (s *Server) checkLogin(ctx context.Context, w *wanted) error {
 
 // challenge is the answer of RFC 9470 §3. It names all that is wanted, also
 // what the token meets: the next login has to meet it too.
-func (w *wanted) challenge(factor bool, detail string) *web.Problem {
+func (w *wanted) challenge(factor bool, detail i18n.Text) *web.Problem {
 	const code = "insufficient_user_authentication"
 	var b strings.Builder
-	fmt.Fprintf(&b, `Bearer realm="authn", error=%q, error_description=%q`, code, detail)
+	fmt.Fprintf(&b, `Bearer realm="authn", error=%q, error_description=%q`, code, detail.String())
 	if factor {
 		fmt.Fprintf(&b, `, acr_values=%q`, token.ACRTwoFactors)
 	}

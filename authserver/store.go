@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"time"
 
@@ -15,6 +16,8 @@ import (
 	"github.com/lib/pq/pqerror"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/urbandata/urbandata/pkg/audit"
 )
 
 var (
@@ -30,18 +33,21 @@ var (
 // where it says so, and is safe for concurrent use by any number of replicas.
 type Store struct {
 	write, read *sqlx.DB
+	audit       *audit.Log // in the same database, so that an act and its entry are one transaction
 
 	// The hot statements, prepared once: lib/pq makes two round trips of
 	// one that isn't.
 	userByEmail, userFromEmail, userByID, insertSession, rotate, readSession, endSession, liveUser,
-	knownNetwork, counts, clientByID, spend, apiTokenHash, apiTokenID *sqlx.Stmt
+	knownNetwork, counts, clientByID, spend, apiTokenHash, apiTokenID, peekRevoked, readRevoked *sqlx.Stmt
+
+	wake chan struct{} // see ended
 }
 
 // NewStore prepares the statements on migrated databases. write and read are
 // the two pools of one database, or one pool twice. The caller closes the
 // pools after the store.
 func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
-	s := &Store{write: write, read: read}
+	s := &Store{write: write, read: read, wake: make(chan struct{}, 1), audit: audit.NewLog(write, AuditLog)}
 	for _, p := range []struct {
 		stmt **sqlx.Stmt
 		db   *sqlx.DB
@@ -53,7 +59,7 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 		{&s.insertSession, write, insertSessionSQL},
 		{&s.rotate, write, rotateSQL},
 		{&s.readSession, write, readSessionSQL},
-		{&s.endSession, write, "UPDATE sessions SET ended_at = ?, ended_reason = ? WHERE id = ? AND ended_at IS NULL"},
+		{&s.endSession, write, "UPDATE sessions SET ended_at = ?, ended_reason = ? WHERE id = ? AND ended_at IS NULL RETURNING user_id"},
 		{&s.liveUser, read, selectUser + ` WHERE disabled_at IS NULL AND id =
 			(SELECT user_id FROM sessions WHERE id = ? AND` + isLive + `)`},
 		{&s.knownNetwork, read, `SELECT EXISTS (SELECT 1 FROM sessions WHERE network <> '' AND user_id = (SELECT id FROM users WHERE email_key = ?) AND network = ?)`},
@@ -62,6 +68,8 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 		{&s.apiTokenHash, read, selectAPIToken + " WHERE t.hash = ? AND" + isUsable},
 		{&s.apiTokenID, read, selectAPIToken + " WHERE t.id = ? AND" + isUsable},
 		{&s.spend, write, "INSERT INTO client_assertions (id, expires_at) VALUES (?, ?)"},
+		{&s.peekRevoked, read, peekRevocationsSQL},
+		{&s.readRevoked, read, readRevocationsSQL},
 	} {
 		stmt, err := p.db.PreparexContext(ctx, p.db.Rebind(p.text)) //nolint:sqlclosecheck // Close does
 		if err != nil {
@@ -77,7 +85,7 @@ func (s *Store) Close() error {
 	var errs []error
 	for _, stmt := range []*sqlx.Stmt{
 		s.userByEmail, s.userFromEmail, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser,
-		s.knownNetwork, s.counts, s.clientByID, s.spend, s.apiTokenHash, s.apiTokenID,
+		s.knownNetwork, s.counts, s.clientByID, s.spend, s.apiTokenHash, s.apiTokenID, s.peekRevoked, s.readRevoked,
 	} {
 		if stmt != nil {
 			errs = append(errs, stmt.Close())
@@ -138,6 +146,13 @@ func (s *Store) insertUser(ctx context.Context, u *userRow, welcome *outboxRow) 
 		if _, err := tx.NamedExecContext(ctx, insertUserSQL, u); err != nil {
 			return fmt.Errorf("store a user: %w", err)
 		}
+		a := act{what: actRegistered, whom: userName(u.ID), after: rolesState{parseRoles(u.Roles)}}
+		if actorOf(ctx) != "" {
+			a.what = actCreated
+		}
+		if err := s.record(ctx, tx, time.UnixMilli(u.CreatedAt), a); err != nil {
+			return err
+		}
 		return notify(ctx, welcome)(tx)
 	})
 	if isUnique(err) {
@@ -158,8 +173,18 @@ func (s *Store) insertOrTell(ctx context.Context, u *userRow, welcome, known *ou
 		if err != nil {
 			return fmt.Errorf("store a user: %w", err)
 		}
+		a := act{what: actRegistered, after: rolesState{parseRoles(u.Roles)}}
 		if n == 0 {
 			welcome = known
+			a = act{what: actRegisterRefused, who: actorAnonymous, why: "email_taken"}
+		}
+		var id string
+		if err := tx.GetContext(ctx, &id, tx.Rebind("SELECT id FROM users WHERE email_key = ?"), u.EmailKey); err != nil {
+			return fmt.Errorf("store a user: %w", err)
+		}
+		a.whom = userName(id)
+		if err := s.record(ctx, tx, time.UnixMilli(u.CreatedAt), a); err != nil {
+			return err
 		}
 		return notify(ctx, welcome)(tx)
 	})
@@ -210,7 +235,7 @@ func (s *Store) listUsers(ctx context.Context, after string, limit int) ([]userR
 // address.
 func (s *Store) setPassword(ctx context.Context, emailKey, hash string, now time.Time) error {
 	return s.changed(ctx, `UPDATE users SET password_hash = ?, updated_at = ?, disabled_at = NULL, disabled_by = '', erase_at = NULL
-		WHERE email_key = ?`, []any{hash, now.UnixMilli(), emailKey}, endAllOf(ctx, emailKey, "password changed", now),
+		WHERE email_key = ?`, []any{hash, now.UnixMilli(), emailKey}, s.aboutAddress(ctx, emailKey, now, act{what: actPasswordSet}), s.endAllOf(ctx, emailKey, "password changed", now),
 		func(tx *sqlx.Tx) error { return dropResets(ctx, tx, emailKey) })
 }
 
@@ -220,7 +245,8 @@ func (s *Store) setPassword(ctx context.Context, emailKey, hash string, now time
 // the address.
 func (s *Store) disable(ctx context.Context, emailKey string, now time.Time) error {
 	return s.changed(ctx, "UPDATE users SET updated_at = ?, disabled_at = ?, disabled_by = ? WHERE email_key = ?",
-		[]any{now.UnixMilli(), now.UnixMilli(), byOperator, emailKey}, endAllOf(ctx, emailKey, "user disabled", now))
+		[]any{now.UnixMilli(), now.UnixMilli(), byOperator, emailKey},
+		s.aboutAddress(ctx, emailKey, now, act{what: actDisabled}), s.endAllOf(ctx, emailKey, "user disabled", now))
 }
 
 // dropResets deletes the reset links of the user of an address.
@@ -234,14 +260,34 @@ func dropResets(ctx context.Context, tx *sqlx.Tx, emailKey string) error {
 }
 
 // endAllOf ends all sessions of the user of an address.
-func endAllOf(ctx context.Context, emailKey, reason string, now time.Time) func(*sqlx.Tx) error {
+func (s *Store) endAllOf(ctx context.Context, emailKey, reason string, now time.Time) func(*sqlx.Tx) error {
 	return func(tx *sqlx.Tx) error {
-		var id string
-		if err := tx.GetContext(ctx, &id, tx.Rebind("SELECT id FROM users WHERE email_key = ?"), emailKey); err != nil {
-			return fmt.Errorf("end a user's sessions: %w", err)
+		id, err := idOf(ctx, tx, emailKey)
+		if err != nil {
+			return err
 		}
-		return endEverything(ctx, tx, id, reason, now)
+		return s.endEverything(ctx, tx, id, reason, now)
 	}
+}
+
+// aboutAddress records an act about the user of an address.
+func (s *Store) aboutAddress(ctx context.Context, emailKey string, now time.Time, a act) func(*sqlx.Tx) error {
+	return func(tx *sqlx.Tx) error {
+		id, err := idOf(ctx, tx, emailKey)
+		if err != nil {
+			return err
+		}
+		a.whom = userName(id)
+		return s.record(ctx, tx, now, a)
+	}
+}
+
+// idOf is the id of the user of an address, who is there.
+func idOf(ctx context.Context, tx *sqlx.Tx, emailKey string) (id string, err error) {
+	if err := tx.GetContext(ctx, &id, tx.Rebind("SELECT id FROM users WHERE email_key = ?"), emailKey); err != nil {
+		return "", fmt.Errorf("find a user: %w", err)
+	}
+	return id, nil
 }
 
 // execer is a pool or a transaction.
@@ -276,9 +322,20 @@ const insertSessionSQL = `INSERT INTO sessions (id, user_id, client_id, audience
 // against passwordHash, or returns [ErrNoUser] when that no longer holds.
 func (s *Store) startSession(ctx context.Context, n *newSession, passwordHash string) error {
 	created := n.CreatedAt.UnixMilli()
-	_, err := s.insertSession.ExecContext(ctx, n.ID.String(), n.UserID, passwordHash, n.ClientID, n.Audience,
-		n.MarkKey, n.CurrentHash, created, created, n.IdleExpiresAt.UnixMilli(), n.ExpiresAt.UnixMilli(),
-		n.Peer.UserAgent, n.Peer.network(), n.AMR)
+	err := again(func() error {
+		return s.transaction(ctx, func(tx *sqlx.Tx) error {
+			res, err := tx.StmtxContext(ctx, s.insertSession).ExecContext(ctx, n.ID.String(), n.UserID, passwordHash, n.ClientID, n.Audience,
+				n.MarkKey, n.CurrentHash, created, created, n.IdleExpiresAt.UnixMilli(), n.ExpiresAt.UnixMilli(),
+				n.Peer.UserAgent, n.Peer.network(), n.AMR)
+			if err != nil {
+				return err
+			}
+			if rows, err := res.RowsAffected(); err != nil || rows == 0 {
+				return err // it is there, and its entry with it
+			}
+			return s.record(ctx, tx, n.CreatedAt, act{what: actLogin, whom: userName(n.UserID), after: loginState{n.ID.String(), n.ClientID, n.Audience, n.AMR}})
+		})
+	})
 	if isNull(err) {
 		return ErrNoUser
 	}
@@ -302,19 +359,21 @@ const rotateSQL = `UPDATE sessions SET
 
 // rotateSession puts next in the place of current, in one statement. It
 // returns nil where current isn't the live current token of its session;
-// [Store.loadSession] then tells why. It may be repeated with the same
-// arguments when it isn't known whether it took place: judge then finds
-// current superseded and arrives at the same next.
+// [Store.loadSession] then tells why. It is repeated with the same arguments
+// when it isn't known whether it took place: judge then finds current
+// superseded and arrives at the same next.
 func (s *Store) rotateSession(ctx context.Context, now time.Time, current, next refreshToken,
 	nonce [secretSize]byte, grace, idle time.Duration, from peer,
 ) (*session, error) {
 	ms := now.UnixMilli()
 	entry := superseded(current.hash(), nonce, now)
 	var row session
-	err := s.rotate.GetContext(ctx, &row, next.hash(),
-		now.Add(-grace).UnixMilli(), entry, entry, historyMax*historyEntry,
-		ms, now.Add(idle).UnixMilli(), from.UserAgent, from.network(),
-		current.session.String(), current.hash(), ms, ms)
+	err := again(func() error {
+		return s.rotate.GetContext(ctx, &row, next.hash(),
+			now.Add(-grace).UnixMilli(), entry, entry, historyMax*historyEntry,
+			ms, now.Add(idle).UnixMilli(), from.UserAgent, from.network(),
+			current.session.String(), current.hash(), ms, ms)
+	})
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil //nolint:nilnil // the usual third outcome, said in the comment
 	}
@@ -333,7 +392,7 @@ const readSessionSQL = `SELECT s.user_id, s.client_id, s.audience, s.mark_key, s
 // none.
 func (s *Store) loadSession(ctx context.Context, id uuid.UUID) (*session, error) {
 	var row session
-	err := s.readSession.GetContext(ctx, &row, id.String())
+	err := again(func() error { return s.readSession.GetContext(ctx, &row, id.String()) })
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, ErrInvalidGrant
 	}
@@ -345,10 +404,24 @@ func (s *Store) loadSession(ctx context.Context, id uuid.UUID) (*session, error)
 
 // end ends a session; one that has ended already stays as it is.
 func (s *Store) end(ctx context.Context, id uuid.UUID, reason string, now time.Time) error {
-	if _, err := s.endSession.ExecContext(ctx, now.UnixMilli(), reason, id.String()); err != nil {
-		return fmt.Errorf("end a session: %w", err)
-	}
-	return nil
+	defer s.ended()
+	return again(func() error {
+		return s.transaction(ctx, func(tx *sqlx.Tx) error {
+			var userID string
+			err := tx.StmtxContext(ctx, s.endSession).GetContext(ctx, &userID, now.UnixMilli(), reason, id.String())
+			if errors.Is(err, sql.ErrNoRows) {
+				return nil
+			}
+			if err != nil {
+				return fmt.Errorf("end a session: %w", err)
+			}
+			a := act{what: actSessionEnded, whom: userName(userID), why: reason, after: sessionsState{[]string{id.String()}, 1}}
+			if reason == reasonReused {
+				a.what, a.who = actSessionReused, actorAnonymous // the thief, or who was robbed
+			}
+			return s.record(ctx, tx, now, a)
+		})
+	})
 }
 
 // sweep deletes sessions that expired before a moment, a bounded number at a
@@ -360,7 +433,12 @@ func (s *Store) sweep(ctx context.Context, before time.Time, limit int) (int64, 
 // oneRow runs a statement, and returns none when it met no row. doing says in
 // words what the statement does.
 func (s *Store) oneRow(ctx context.Context, doing string, none error, statement string, args ...any) error {
-	res, err := s.write.ExecContext(ctx, s.write.Rebind(statement), args...)
+	return oneRow(ctx, s.write, doing, none, statement, args...)
+}
+
+// oneRow may be part of a transaction.
+func oneRow(ctx context.Context, on execer, doing string, none error, statement string, args ...any) error {
+	res, err := on.ExecContext(ctx, on.Rebind(statement), args...)
 	if err != nil {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
@@ -395,10 +473,27 @@ func isAborted(err error) bool {
 }
 
 // isTransient reports whether err may go away when the statement is repeated.
+// It may have taken place all the same: a connection also breaks between COMMIT
+// and its answer.
 func isTransient(err error) bool {
-	return pq.As(err, pqerror.TRSerializationFailure, pqerror.TRDeadlockDetected, pqerror.AdminShutdown,
+	var network *net.OpError
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &network) || pq.As(err, pqerror.TRSerializationFailure, pqerror.TRDeadlockDetected, pqerror.AdminShutdown,
 		pqerror.CrashShutdown, pqerror.CannotConnectNow, pqerror.ConnectionFailure, pqerror.ConnectionException) != nil ||
 		errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone)
+}
+
+// maxTries is how often a statement is sent that failed for a reason that may
+// pass.
+const maxTries = 3
+
+// again repeats f while its failure may pass. f must be one that may take place
+// twice; database/sql does the same with a connection that is found broken.
+func again(f func() error) error {
+	for try := 1; ; try++ {
+		if err := f(); err == nil || try == maxTries || !isTransient(err) {
+			return err
+		}
+	}
 }
 
 // isUnavailable reports whether err says that the database can't be used just

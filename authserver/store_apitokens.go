@@ -58,7 +58,10 @@ func (s *Store) insertAPIToken(ctx context.Context, row *apiTokenRow, hash []byt
 			if err != nil {
 				return fmt.Errorf("store an API token: %w", err)
 			}
-			return nil
+			return s.record(ctx, tx, now, act{
+				what: actAPITokenCreated, whom: userName(row.UserID),
+				after: apiTokenState{row.ID.String(), row.Scopes, time.UnixMilli(row.ExpiresAt).UTC()},
+			})
 		}, notify(ctx, notice))
 }
 
@@ -111,17 +114,32 @@ func (s *Store) useAPIToken(ctx context.Context, row *apiTokenRow, now time.Time
 	return nil
 }
 
-// deleteAPIToken deletes a user's token, or returns [ErrNoAPIToken].
-func (s *Store) deleteAPIToken(ctx context.Context, userID string, id uuid.UUID) error {
-	return s.oneRow(ctx, "delete an API token", ErrNoAPIToken, "DELETE FROM api_tokens WHERE id = ? AND user_id = ?", id.String(), userID)
+// endAPIToken ends a user's token, or returns [ErrNoAPIToken]. One that has
+// ended has expired; a trigger puts it into the revocations feed.
+func (s *Store) endAPIToken(ctx context.Context, userID string, id uuid.UUID, why string, now time.Time) error {
+	defer s.ended()
+	return s.transaction(ctx, func(tx *sqlx.Tx) error {
+		err := oneRow(ctx, tx, "end an API token", ErrNoAPIToken,
+			"UPDATE api_tokens SET expires_at = ? WHERE id = ? AND user_id = ? AND expires_at > ?", now.UnixMilli(), id.String(), userID, now.UnixMilli())
+		if err != nil {
+			return err
+		}
+		return s.record(ctx, tx, now, act{what: actAPITokenEnded, whom: userName(userID), why: why, after: apiTokensState{[]string{id.String()}}})
+	})
 }
 
-// deleteAPITokens deletes all tokens of a user.
-func deleteAPITokens(ctx context.Context, on execer, userID string) error {
-	if _, err := on.ExecContext(ctx, on.Rebind("DELETE FROM api_tokens WHERE user_id = ?"), userID); err != nil {
-		return fmt.Errorf("delete a user's API tokens: %w", err)
+// endAPITokens ends all of a user's tokens, as part of a transaction.
+func (s *Store) endAPITokens(ctx context.Context, tx *sqlx.Tx, userID, why string, now time.Time) error {
+	var ended []string
+	err := tx.SelectContext(ctx, &ended, tx.Rebind("UPDATE api_tokens SET expires_at = ? WHERE user_id = ? AND expires_at > ? RETURNING id"),
+		now.UnixMilli(), userID, now.UnixMilli())
+	if err != nil {
+		return fmt.Errorf("end a user's API tokens: %w", err)
 	}
-	return nil
+	if len(ended) == 0 {
+		return nil
+	}
+	return s.record(ctx, tx, now, act{what: actAPITokenEnded, whom: userName(userID), why: why, after: apiTokensState{ended}})
 }
 
 // expireAPITokens deletes tokens that have expired.

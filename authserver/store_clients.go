@@ -107,6 +107,7 @@ func (s *Store) disableClient(ctx context.Context, id string, disabled bool, now
 	if ms := now.UnixMilli(); disabled {
 		at = &ms
 	}
+	defer s.ended()
 	return s.oneRow(ctx, "change a client", ErrNoClient, "UPDATE clients SET disabled_at = ?, updated_at = ? WHERE id = ?", at, now.UnixMilli(), id)
 }
 

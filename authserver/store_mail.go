@@ -42,6 +42,16 @@ func enqueue(ctx context.Context, on execer, m *outboxRow) error {
 // enqueue is the function outside a transaction.
 func (s *Store) enqueue(ctx context.Context, m *outboxRow) error { return enqueue(ctx, s.write, m) }
 
+// enqueueRecorded is enqueue, and an act of the audit.
+func (s *Store) enqueueRecorded(ctx context.Context, m *outboxRow, now time.Time, a act) error {
+	return s.transaction(ctx, func(tx *sqlx.Tx) error {
+		if err := enqueue(ctx, tx, m); err != nil {
+			return err
+		}
+		return s.record(ctx, tx, now, a)
+	})
+}
+
 // outboxLength is how much mail waits, and whether some of it is due.
 func (s *Store) outboxLength(ctx context.Context, now time.Time) (waiting int, due bool, err error) {
 	var row struct {
@@ -183,9 +193,10 @@ func (s *Store) resetPassword(ctx context.Context, l *linkRow, hash string, noti
 	ms := now.UnixMilli()
 	err := s.changed(ctx, `UPDATE users SET password_hash = ?, updated_at = ?, email_verified_at = coalesce(email_verified_at, ?)
 		WHERE id = ? AND email = ? AND disabled_at IS NULL`, []any{hash, ms, ms, l.ID, l.LinkEmail},
+		s.recorded(ctx, now, act{what: actPasswordReset, whom: userName(l.ID)}),
 		func(tx *sqlx.Tx) error { return useLink(ctx, tx, l.Hash) },
 		func(tx *sqlx.Tx) error { return dropLinks(ctx, tx, l.ID, mailReset) },
-		func(tx *sqlx.Tx) error { return endEverything(ctx, tx, l.ID, "password reset", now) },
+		func(tx *sqlx.Tx) error { return s.endEverything(ctx, tx, l.ID, "password reset", now) },
 		notify(ctx, notice))
 	if errors.Is(err, ErrNoUser) {
 		return ErrLink
@@ -198,6 +209,7 @@ func (s *Store) resetPassword(ctx context.Context, l *linkRow, hash string, noti
 func (s *Store) verifyEmail(ctx context.Context, l *linkRow, now time.Time) error {
 	err := s.changed(ctx, "UPDATE users SET email_verified_at = ?, updated_at = ? WHERE id = ? AND email = ? AND disabled_at IS NULL",
 		[]any{now.UnixMilli(), now.UnixMilli(), l.ID, l.LinkEmail},
+		s.recorded(ctx, now, act{what: actEmailVerified, whom: userName(l.ID)}),
 		func(tx *sqlx.Tx) error { return useLink(ctx, tx, l.Hash) },
 		func(tx *sqlx.Tx) error { return dropLinks(ctx, tx, l.ID, mailVerify) })
 	if errors.Is(err, ErrNoUser) {
@@ -212,6 +224,7 @@ func (s *Store) changeEmail(ctx context.Context, l *linkRow, notice *outboxRow, 
 	ms := now.UnixMilli()
 	err := s.changed(ctx, `UPDATE users SET email = ?, email_key = ?, email_verified_at = ?, updated_at = ?
 		WHERE id = ? AND disabled_at IS NULL`, []any{l.LinkEmail, foldEmail(l.LinkEmail), ms, ms, l.ID},
+		s.recorded(ctx, now, act{what: actEmailChanged, whom: userName(l.ID)}),
 		func(tx *sqlx.Tx) error { return useLink(ctx, tx, l.Hash) },
 		func(tx *sqlx.Tx) error { return dropLinks(ctx, tx, l.ID, "") }, // they went to the old address
 		notify(ctx, notice))

@@ -70,12 +70,18 @@ func (s *Store) turnOnFactor(ctx context.Context, userID string, codes [][]byte,
 	return s.changed(ctx, "UPDATE users SET second_factor_at = ?, updated_at = ? WHERE id = ? AND second_factor_at IS NULL AND disabled_at IS NULL",
 		[]any{now.UnixMilli(), now.UnixMilli(), userID},
 		func(tx *sqlx.Tx) error { return putRecoveryCodes(ctx, tx, userID, codes) },
+		s.recorded(ctx, now, act{what: actFactorOn, whom: userName(userID)}),
 		notify(ctx, notice))
 }
 
 // replaceRecoveryCodes puts codes in the place of those that a user has.
-func (s *Store) replaceRecoveryCodes(ctx context.Context, userID string, codes [][]byte) error {
-	return s.transaction(ctx, func(tx *sqlx.Tx) error { return putRecoveryCodes(ctx, tx, userID, codes) })
+func (s *Store) replaceRecoveryCodes(ctx context.Context, userID string, codes [][]byte, now time.Time) error {
+	return s.transaction(ctx, func(tx *sqlx.Tx) error {
+		if err := putRecoveryCodes(ctx, tx, userID, codes); err != nil {
+			return err
+		}
+		return s.record(ctx, tx, now, act{what: actRecoveryCodes, whom: userName(userID)})
+	})
 }
 
 func putRecoveryCodes(ctx context.Context, tx *sqlx.Tx, userID string, codes [][]byte) error {
@@ -103,7 +109,7 @@ func (s *Store) turnOffFactor(ctx context.Context, emailKey string, notice *outb
 		}
 	}
 	return s.changed(ctx, "UPDATE users SET second_factor_at = NULL, updated_at = ? WHERE email_key = ?", []any{now.UnixMilli(), emailKey},
-		drop("second_factors"), drop("recovery_codes"), notify(ctx, notice))
+		drop("second_factors"), drop("recovery_codes"), s.aboutAddress(ctx, emailKey, now, act{what: actFactorOff}), notify(ctx, notice))
 }
 
 // sealedOtherwise returns up to limit factors that another key sealed than the

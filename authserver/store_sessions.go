@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jmoiron/sqlx"
 )
 
 // sessionRow is a stored session as its user may see it.
@@ -57,31 +58,47 @@ func (s *Store) allSessions(ctx context.Context, userID string, limit int) ([]se
 // endOwn ends a live session of a user, or returns [ErrNoSession].
 func (s *Store) endOwn(ctx context.Context, userID string, id uuid.UUID, reason string, now time.Time) error {
 	ms := now.UnixMilli()
-	return s.oneRow(ctx, "end a session", ErrNoSession,
-		"UPDATE sessions SET ended_at = ?, ended_reason = ? WHERE id = ? AND user_id = ? AND"+isLive,
-		ms, reason, id.String(), userID, ms, ms)
+	defer s.ended()
+	return s.transaction(ctx, func(tx *sqlx.Tx) error {
+		err := oneRow(ctx, tx, "end a session", ErrNoSession,
+			"UPDATE sessions SET ended_at = ?, ended_reason = ? WHERE id = ? AND user_id = ? AND"+isLive,
+			ms, reason, id.String(), userID, ms, ms)
+		if err != nil {
+			return err
+		}
+		return s.record(ctx, tx, now, act{what: actSessionEnded, whom: userName(userID), why: reason, after: sessionsState{[]string{id.String()}, 1}})
+	})
 }
 
 // endAll ends a user's sessions but one ([uuid.Nil] for none).
 func (s *Store) endAll(ctx context.Context, userID string, but uuid.UUID, reason string, now time.Time) error {
-	return endAll(ctx, s.write, userID, but, reason, now)
+	defer s.ended()
+	return s.transaction(ctx, func(tx *sqlx.Tx) error { return s.endAllWithin(ctx, tx, userID, but, reason, now) })
 }
 
-// endAll may be part of a transaction.
-func endAll(ctx context.Context, on execer, userID string, but uuid.UUID, reason string, now time.Time) error {
-	_, err := on.ExecContext(ctx, on.Rebind(`UPDATE sessions SET ended_at = ?, ended_reason = ?
-		WHERE user_id = ? AND id <> ? AND ended_at IS NULL`), now.UnixMilli(), reason, userID, but.String())
+// endAllWithin is endAll as part of a transaction.
+func (s *Store) endAllWithin(ctx context.Context, tx *sqlx.Tx, userID string, but uuid.UUID, reason string, now time.Time) error {
+	const named = 100 // of how many the audit has the ids
+	var ended []string
+	err := tx.SelectContext(ctx, &ended, tx.Rebind(`UPDATE sessions SET ended_at = ?, ended_reason = ?
+		WHERE user_id = ? AND id <> ? AND ended_at IS NULL RETURNING id`), now.UnixMilli(), reason, userID, but.String())
 	if err != nil {
 		return fmt.Errorf("end a user's sessions: %w", err)
 	}
-	return nil
+	if len(ended) == 0 {
+		return nil
+	}
+	return s.record(ctx, tx, now, act{
+		what: actSessionEnded, whom: userName(userID), why: reason,
+		after: sessionsState{ended[:min(len(ended), named)], len(ended)},
+	})
 }
 
 // endEverything ends all of a user's sessions and API tokens, as part of a
 // transaction that has locked the row of the user.
-func endEverything(ctx context.Context, tx execer, userID, reason string, now time.Time) error {
-	if err := endAll(ctx, tx, userID, uuid.Nil, reason, now); err != nil {
+func (s *Store) endEverything(ctx context.Context, tx *sqlx.Tx, userID, reason string, now time.Time) error {
+	if err := s.endAllWithin(ctx, tx, userID, uuid.Nil, reason, now); err != nil {
 		return err
 	}
-	return deleteAPITokens(ctx, tx, userID)
+	return s.endAPITokens(ctx, tx, userID, reason, now)
 }

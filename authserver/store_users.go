@@ -37,6 +37,7 @@ func (s *Store) changeProfile(ctx context.Context, id string, first, last, compa
 // changed runs an UPDATE of one user within a transaction, and then more, or
 // returns [ErrNoUser] when it met none.
 func (s *Store) changed(ctx context.Context, update string, args []any, more ...func(*sqlx.Tx) error) error {
+	defer s.ended() // perhaps
 	return s.transaction(ctx, func(tx *sqlx.Tx) error {
 		res, err := tx.ExecContext(ctx, tx.Rebind(update), args...)
 		if err != nil {
@@ -61,7 +62,7 @@ func (s *Store) changed(ctx context.Context, update string, args []any, more ...
 func (s *Store) transaction(ctx context.Context, f func(*sqlx.Tx) error) error {
 	for try := 1; ; try++ {
 		err := s.attempt(ctx, f)
-		if err == nil || try == refreshTries || !isAborted(err) {
+		if err == nil || try == maxTries || !isAborted(err) {
 			return err
 		}
 	}
@@ -89,7 +90,8 @@ func (s *Store) replacePassword(ctx context.Context, u *userRow, hash string, ke
 	return s.changed(ctx, `UPDATE users SET password_hash = ?, updated_at = ?
 		WHERE id = ? AND password_hash = ? AND disabled_at IS NULL`,
 		[]any{hash, now.UnixMilli(), u.ID, u.PasswordHash},
-		func(tx *sqlx.Tx) error { return endAll(ctx, tx, u.ID, keep, "password changed", now) },
+		s.recorded(ctx, now, act{what: actPasswordChanged, whom: userName(u.ID)}),
+		func(tx *sqlx.Tx) error { return s.endAllWithin(ctx, tx, u.ID, keep, "password changed", now) },
 		func(tx *sqlx.Tx) error { return dropLinks(ctx, tx, u.ID, mailReset) },
 		notify(ctx, notice))
 }
@@ -112,7 +114,8 @@ func (s *Store) deleteUser(ctx context.Context, u *userRow, eraseAt time.Time, n
 	return s.changed(ctx, `UPDATE users SET disabled_at = ?, disabled_by = ?, erase_at = ?, updated_at = ?
 		WHERE id = ? AND password_hash = ? AND disabled_at IS NULL`,
 		[]any{now.UnixMilli(), byOwner, eraseAt.UnixMilli(), now.UnixMilli(), u.ID, u.PasswordHash},
-		func(tx *sqlx.Tx) error { return endEverything(ctx, tx, u.ID, "account deleted", now) },
+		s.recorded(ctx, now, act{what: actDeleted, whom: userName(u.ID), after: deletedState{eraseAt.UTC()}}),
+		func(tx *sqlx.Tx) error { return s.endEverything(ctx, tx, u.ID, "account deleted", now) },
 		notify(ctx, notice))
 }
 
@@ -121,7 +124,8 @@ func (s *Store) deleteUser(ctx context.Context, u *userRow, eraseAt time.Time, n
 func (s *Store) restoreUser(ctx context.Context, u *userRow, now time.Time) error {
 	return s.changed(ctx, `UPDATE users SET disabled_at = NULL, disabled_by = '', erase_at = NULL, updated_at = ?
 		WHERE id = ? AND password_hash = ? AND disabled_by = ? AND erase_at > ?`,
-		[]any{now.UnixMilli(), u.ID, u.PasswordHash, byOwner, now.UnixMilli()})
+		[]any{now.UnixMilli(), u.ID, u.PasswordHash, byOwner, now.UnixMilli()},
+		s.recorded(ctx, now, act{what: actRestored, whom: userName(u.ID)}))
 }
 
 // expireLinks deletes links that have expired.
@@ -130,15 +134,54 @@ func (s *Store) expireLinks(ctx context.Context, now time.Time, limit int) (int6
 }
 
 // eraseUsers deletes users whose time has come, and all that belongs to them,
-// a bounded number at a time, and returns how many.
+// a bounded number at a time, and returns how many. Of the audit, where they
+// came from goes too. The end of its chain is held before a user's row is:
+// nothing of theirs is on its way there from the queue.
 func (s *Store) eraseUsers(ctx context.Context, now time.Time, limit int) (int64, error) {
-	return s.deleteSome(ctx, "users", "id", "erase_at <= ?", now.UnixMilli(), limit)
+	var due bool
+	if err := s.read.GetContext(ctx, &due, s.read.Rebind("SELECT EXISTS (SELECT 1 FROM users WHERE erase_at <= ?)"), now.UnixMilli()); err != nil || !due {
+		return 0, wrapped("erase users", err)
+	}
+	var ids []string
+	err := s.transaction(ctx, func(tx *sqlx.Tx) error {
+		if err := s.audit.Hold(ctx, tx); err != nil {
+			return err
+		}
+		ids = nil
+		if err := tx.SelectContext(ctx, &ids, tx.Rebind(`DELETE FROM users WHERE id IN
+			(SELECT id FROM users WHERE erase_at <= ? LIMIT ?) RETURNING id`), now.UnixMilli(), limit); err != nil {
+			return fmt.Errorf("erase users: %w", err)
+		}
+		for _, id := range ids {
+			if err := s.audit.Forget(ctx, tx, id); err != nil {
+				return err
+			}
+			if err := s.record(ctx, tx, now, act{what: actErased, who: actorSystem, whom: userName(id)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return int64(len(ids)), err
 }
 
-// deleteSome deletes up to limit rows of a table.
+func wrapped(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// forgetOrigins erases where entries of the audit from before a moment came
+// from, a bounded number at a time, and returns how many.
+func (s *Store) forgetOrigins(ctx context.Context, before time.Time, limit int) (int64, error) {
+	return s.audit.ForgetBefore(ctx, before, limit)
+}
+
+// deleteSome deletes up to limit rows of a table. There is an index for every
+// condition: TestPurgeByIndex.
 func (s *Store) deleteSome(ctx context.Context, table, key, condition string, arg any, limit int) (int64, error) {
-	res, err := s.write.ExecContext(ctx, s.write.Rebind(fmt.Sprintf(
-		"DELETE FROM %[1]s WHERE %[2]s IN (SELECT %[2]s FROM %[1]s WHERE %[3]s LIMIT ?)", table, key, condition)), arg, limit)
+	res, err := s.write.ExecContext(ctx, s.write.Rebind(deleteSomeSQL(table, key, condition)), arg, limit)
 	if err != nil {
 		return 0, fmt.Errorf("delete old rows of %s: %w", table, err)
 	}
@@ -147,6 +190,10 @@ func (s *Store) deleteSome(ctx context.Context, table, key, condition string, ar
 		return 0, fmt.Errorf("delete old rows of %s: %w", table, err)
 	}
 	return n, nil
+}
+
+func deleteSomeSQL(table, key, condition string) string {
+	return fmt.Sprintf("DELETE FROM %[1]s WHERE %[2]s IN (SELECT %[2]s FROM %[1]s WHERE %[3]s LIMIT ?)", table, key, condition)
 }
 
 // importUsers runs f in a transaction, which is undone if f returns an error.
@@ -170,7 +217,7 @@ func (s *Store) importUsers(ctx context.Context, f func(insert func(*userRow) er
 			if n == 0 {
 				return ErrEmailTaken
 			}
-			return nil
+			return s.record(ctx, tx, time.UnixMilli(u.UpdatedAt), act{what: actImported, whom: userName(u.ID), after: rolesState{parseRoles(u.Roles)}})
 		})
 	})
 }

@@ -7,8 +7,16 @@
 //	                      hash 2 = SHA-256(log, hash 1, entry 2)
 //
 // A database holds several logs, each a chain of its own, so that one that is
-// written often doesn't hold up another: keys has "keys", accounts can have
+// written often doesn't hold up another: keys has "keys", accounts have
 // "accounts".
+//
+// # What may be erased
+//
+// An entry may say where its act came from: a network, a device. That is a
+// person's, and has to go when the person asks or after a time, while the
+// entry stays. So the origin is kept apart, and the chain has a hash of it with
+// a random salt. With the origin goes the salt, and then the hash tells
+// nothing; until then Verify compares the two.
 //
 // # What it can't tell
 //
@@ -27,9 +35,17 @@
 //	log := audit.NewLog(db, "keys")
 //	err := log.Append(ctx, tx, audit.Entry{At: now, Actor: "ana@host", Action: "key.revoked", Subject: kid, …})
 //	head, err := log.Verify(ctx, nil, func(e audit.Entry) error { … })
+//
+// Append holds the end of the chain until tx commits. Where many write at once,
+// and hold rows of their own, Enqueue is called in its place: it waits for
+// nobody, and the entry is as durable. Settle chains what is queued, some
+// moments later:
+//
+//	act, entry ──▶ audit_queue ──Settle──▶ audit_entries, audit_origins
 package audit
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -60,6 +76,23 @@ type Entry struct {
 	Before  string    // what it was, as JSON; empty when it was made
 	After   string    // what it became, as JSON; empty when it is gone
 	Hash    Hash      // of this entry and all before it; set by Append
+
+	Origin     string   // where it came from, as JSON; empty for none, or erased
+	OriginOf   string   // whose the origin is: an id for Forget; not part of the chain
+	OriginSalt [16]byte // set by Append
+	OriginHash Hash     // of salt and origin; zero when there never was an origin
+}
+
+// bind makes the hash of an origin that has none yet.
+func (e *Entry) bind() {
+	if e.Origin != "" && e.OriginHash == (Hash{}) {
+		_, _ = rand.Read(e.OriginSalt[:]) // never fails
+		e.OriginHash = e.originHash()
+	}
+}
+
+func (e *Entry) originHash() Hash {
+	return sha256.Sum256(append(e.OriginSalt[:], e.Origin...))
 }
 
 // Hash is a SHA-256 sum.
@@ -96,6 +129,7 @@ func ParseHead(text string) (Head, error) {
 func (h Head) next(log string, e *Entry) Head {
 	e.Seq = h.Seq + 1
 	e.At = e.At.UTC().Truncate(time.Millisecond)
+	e.bind()
 	e.Hash = e.sum(log, h.Hash)
 	return Head{e.Seq, e.Hash}
 }
@@ -108,7 +142,13 @@ func (e *Entry) sum(log string, previous Hash) Hash {
 		_ = binary.Write(h, binary.BigEndian, uint64(len(b))) // a hash takes everything
 		_, _ = h.Write(b)
 	}
-	part([]byte("urbandata audit 1"))
+	// Entries without an origin are as they were before there were origins.
+	if e.OriginHash == (Hash{}) {
+		part([]byte("urbandata audit 1"))
+	} else {
+		part([]byte("urbandata audit 2"))
+		part(e.OriginHash[:])
+	}
 	part([]byte(log))
 	part(previous[:])
 	part(binary.BigEndian.AppendUint64(nil, uint64(e.Seq))) //nolint:gosec // a bit pattern
@@ -133,6 +173,9 @@ func (c *check) entry(e Entry) error {
 	}
 	if e.sum(c.log, c.at.Hash) != e.Hash {
 		return fmt.Errorf("%w: entry %d isn't what was written, or doesn't follow entry %d", ErrBroken, e.Seq, c.at.Seq)
+	}
+	if e.Origin != "" && e.originHash() != e.OriginHash {
+		return fmt.Errorf("%w: the origin of entry %d isn't what was written", ErrBroken, e.Seq)
 	}
 	c.at = Head{e.Seq, e.Hash}
 	if c.known != nil && c.known.Seq == e.Seq && c.known.Hash != e.Hash {

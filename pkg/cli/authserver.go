@@ -94,7 +94,7 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 		return wrongSetting("--issuer (URBANDATA_AUTH_ISSUER)", "%s", strings.TrimPrefix(err.Error(), "the issuer "))
 	}
 	if f.TokenLife < time.Second || f.TokenLife > 24*time.Hour {
-		return wrongSetting("--token-life (URBANDATA_AUTH_TOKEN_LIFE)", "it must lie between 1s and 24h; nothing calls an access token back")
+		return wrongSetting("--token-life (URBANDATA_AUTH_TOKEN_LIFE)", "it must lie between 1s and 24h; who doesn't follow the revocations takes an access token for as long")
 	}
 	if f.StepUpAge < 10*time.Second || f.StepUpAge > 24*time.Hour {
 		return wrongSetting("--step-up-age (URBANDATA_AUTH_STEP_UP_AGE)", "it must lie between 10s and 24h, such as 10m")
@@ -186,6 +186,14 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 		return err
 	}
 	g.background = append(g.background, func(ctx context.Context) error { server.Run(ctx); return nil })
+	if db.Kind == database.Postgres {
+		g.background = append(g.background, func(ctx context.Context) error {
+			if err := keys.ListenOn(ctx, database.PostgresDSN(url), authserver.RevocationsChannel, g.log, server.Wake); err != nil {
+				g.log.Warn("what ends at other replicas is looked for four times a second only", "err", err)
+			}
+			return nil
+		})
+	}
 	g.serve("authn", l, server, server.Health, drain)
 	return nil
 }

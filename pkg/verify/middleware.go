@@ -99,7 +99,7 @@ func (v *Verifier) require(check func(*token.Claims) error) func(http.Handler) h
 	}
 }
 
-// retryAfter is in seconds: the key set is fetched again within lastRetry.
+// retryAfter is in seconds: the key set is fetched again within pace.LastRetry.
 const retryAfter = "10"
 
 // refuse answers with problem details.

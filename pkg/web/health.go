@@ -3,7 +3,7 @@ package web
 import (
 	"context"
 	"net/http"
-	"sync/atomic"
+	"sync"
 	"time"
 )
 
@@ -27,15 +27,22 @@ const checkTimeout = 2 * time.Second
 // check passes and it isn't draining).
 type Health struct {
 	checks   []Check
-	draining atomic.Bool
+	drain    sync.Once
+	draining chan struct{} // closed when it begins
 }
 
 // NewHealth makes a Health that asks these checks.
-func NewHealth(checks ...Check) *Health { return &Health{checks: checks} }
+func NewHealth(checks ...Check) *Health {
+	return &Health{checks: checks, draining: make(chan struct{})}
+}
 
 // Drain makes /readyz say 503 from now on, so that a load balancer sends
 // nothing new.
-func (h *Health) Drain() { h.draining.Store(true) }
+func (h *Health) Drain() { h.drain.Do(func() { close(h.draining) }) }
+
+// Draining is closed when the service is about to stop. An answer without an
+// end watches it: else it would hold the service up.
+func (h *Health) Draining() <-chan struct{} { return h.draining }
 
 type healthAnswer struct {
 	Status string            `json:"status"`
@@ -52,9 +59,11 @@ func (h *Health) Register(a *API) {
 }
 
 func (h *Health) ready(w http.ResponseWriter, r *http.Request) {
-	if h.draining.Load() {
+	select {
+	case <-h.draining:
 		writeJSON(w, http.StatusServiceUnavailable, healthAnswer{Status: "draining"})
 		return
+	default:
 	}
 	status, answer := http.StatusOK, healthAnswer{Status: "ok", Checks: map[string]string{}}
 	for _, c := range h.checks {
