@@ -237,10 +237,10 @@ func (a *Accounts) useAPIToken(ctx context.Context, text string) (*apiTokenRow, 
 
 // The URIs of RFC 8693.
 const (
-	GrantTokenExchange = "urn:ietf:params:oauth:grant-type:token-exchange"
+	GrantTokenExchange = "urn:ietf:params:oauth:grant-type:token-exchange" //nolint:gosec // a name
 
-	typeAPIToken    = "urn:urbandata:token-type:api-token" //nolint:gosec // a name
-	typeAccessToken = "urn:ietf:params:oauth:token-type:access_token"
+	typeAPIToken    = "urn:urbandata:token-type:api-token"            //nolint:gosec // a name
+	typeAccessToken = "urn:ietf:params:oauth:token-type:access_token" //nolint:gosec // a name
 	typeJWT         = "urn:ietf:params:oauth:token-type:jwt"
 )
 

@@ -24,6 +24,7 @@ type apiTokenRow struct {
 }
 
 const (
+	//nolint:gosec // columns
 	selectAPIToken = `SELECT t.id, t.user_id, t.name, t.scopes, t.created_at, t.expires_at, t.last_used_at, u.roles
 		FROM api_tokens t JOIN users u ON u.id = t.user_id`
 
