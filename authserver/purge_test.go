@@ -23,6 +23,7 @@ func TestPurgeByIndex(t *testing.T) {
 			{"email_links", "hash", "expires_at <= ?"},
 			{"users", "id", "erase_at <= ?"},
 			{"client_assertions", "id", "expires_at < ?"},
+			{"api_tokens", "id", "expires_at <= ?"},
 			{"revocations", "id", "at < ?"},
 		} {
 			column, _, _ := strings.Cut(tc.condition, " ")
