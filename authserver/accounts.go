@@ -33,7 +33,7 @@ type User struct {
 	Company   string       `json:"company"`
 	Roles     []token.Role `json:"roles" nullable:"false"`
 	Factor    bool         `json:"second_factor" doc:"Whether a login needs a code besides the password"`
-	Language  string       `json:"language" doc:"Of mail to the user: es or en; empty for the default"`
+	Language  string       `json:"language" doc:"Of mail to the user, such as es or en; empty for the default"`
 	CreatedAt time.Time    `json:"created_at"`
 	Disabled  bool         `json:"disabled"`
 	EraseAt   *time.Time   `json:"erase_at,omitempty" doc:"When the account is erased, if its owner deleted it"`
@@ -42,7 +42,7 @@ type User struct {
 // NewUser is what a user is made from.
 type NewUser struct {
 	Email, Password, FirstName, LastName, Company string
-	Language                                      string       // es, en, or "" for the default
+	Language                                      string       // of mail: es, en or another that there is, or "" for the default
 	Roles                                         []token.Role // none means [token.RoleUser]
 }
 

@@ -311,23 +311,30 @@ type newSession struct {
 
 // A session starts only for a user who, at that very moment, isn't disabled
 // and still has the password that was checked: else the subquery is NULL,
-// which the column refuses.
+// which the column refuses. Ids are random: one that is there already was put
+// there by the same statement, whose answer was lost.
 const insertSessionSQL = `INSERT INTO sessions (id, user_id, client_id, audience, mark_key, current_hash, history,
 	created_at, rotated_at, idle_expires_at, expires_at, user_agent, network, amr)
-	VALUES (?, (SELECT id FROM users WHERE id = ? AND password_hash = ? AND disabled_at IS NULL), ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?)`
+	VALUES (?, (SELECT id FROM users WHERE id = ? AND password_hash = ? AND disabled_at IS NULL), ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?)
+	ON CONFLICT (id) DO NOTHING`
 
 // startSession stores a session for the user whose password was checked
 // against passwordHash, or returns [ErrNoUser] when that no longer holds.
 func (s *Store) startSession(ctx context.Context, n *newSession, passwordHash string) error {
 	created := n.CreatedAt.UnixMilli()
-	err := s.transaction(ctx, func(tx *sqlx.Tx) error {
-		_, err := tx.StmtxContext(ctx, s.insertSession).ExecContext(ctx, n.ID.String(), n.UserID, passwordHash, n.ClientID, n.Audience,
-			n.MarkKey, n.CurrentHash, created, created, n.IdleExpiresAt.UnixMilli(), n.ExpiresAt.UnixMilli(),
-			n.Peer.UserAgent, n.Peer.network(), n.AMR)
-		if err != nil {
-			return err
-		}
-		return s.record(ctx, tx, n.CreatedAt, act{what: actLogin, whom: userName(n.UserID), after: loginState{n.ID.String(), n.ClientID, n.Audience, n.AMR}})
+	err := again(func() error {
+		return s.transaction(ctx, func(tx *sqlx.Tx) error {
+			res, err := tx.StmtxContext(ctx, s.insertSession).ExecContext(ctx, n.ID.String(), n.UserID, passwordHash, n.ClientID, n.Audience,
+				n.MarkKey, n.CurrentHash, created, created, n.IdleExpiresAt.UnixMilli(), n.ExpiresAt.UnixMilli(),
+				n.Peer.UserAgent, n.Peer.network(), n.AMR)
+			if err != nil {
+				return err
+			}
+			if rows, err := res.RowsAffected(); err != nil || rows == 0 {
+				return err // it is there, and its entry with it
+			}
+			return s.record(ctx, tx, n.CreatedAt, act{what: actLogin, whom: userName(n.UserID), after: loginState{n.ID.String(), n.ClientID, n.Audience, n.AMR}})
+		})
 	})
 	if isNull(err) {
 		return ErrNoUser
@@ -398,20 +405,22 @@ func (s *Store) loadSession(ctx context.Context, id uuid.UUID) (*session, error)
 // end ends a session; one that has ended already stays as it is.
 func (s *Store) end(ctx context.Context, id uuid.UUID, reason string, now time.Time) error {
 	defer s.ended()
-	return s.transaction(ctx, func(tx *sqlx.Tx) error {
-		var userID string
-		err := tx.StmtxContext(ctx, s.endSession).GetContext(ctx, &userID, now.UnixMilli(), reason, id.String())
-		if errors.Is(err, sql.ErrNoRows) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("end a session: %w", err)
-		}
-		a := act{what: actSessionEnded, whom: userName(userID), why: reason, after: sessionsState{[]string{id.String()}, 1}}
-		if reason == reasonReused {
-			a.what, a.who = actSessionReused, actorAnonymous // the thief, or who was robbed
-		}
-		return s.record(ctx, tx, now, a)
+	return again(func() error {
+		return s.transaction(ctx, func(tx *sqlx.Tx) error {
+			var userID string
+			err := tx.StmtxContext(ctx, s.endSession).GetContext(ctx, &userID, now.UnixMilli(), reason, id.String())
+			if errors.Is(err, sql.ErrNoRows) {
+				return nil
+			}
+			if err != nil {
+				return fmt.Errorf("end a session: %w", err)
+			}
+			a := act{what: actSessionEnded, whom: userName(userID), why: reason, after: sessionsState{[]string{id.String()}, 1}}
+			if reason == reasonReused {
+				a.what, a.who = actSessionReused, actorAnonymous // the thief, or who was robbed
+			}
+			return s.record(ctx, tx, now, a)
+		})
 	})
 }
 
