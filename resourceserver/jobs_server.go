@@ -553,7 +553,7 @@ func (s *Server) getImport(ctx context.Context, in *getJobInput) (*watchOutput, 
 	if held, err := parseTags(in.IfNoneMatch); err == nil && held.given() && held.weak(out.ETag) { // a broken field is ignored
 		out.Status, out.Type, body = http.StatusNotModified, "", nil
 	}
-	out.Body = send(out.Status, body)
+	out.Body = send(out.Status, body, nil)
 	return out, nil
 }
 
