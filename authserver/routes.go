@@ -20,11 +20,19 @@ import (
 type access int
 
 const (
-	public access = iota // anybody
-	user                 // whoever has an access token of ours
-	grants               // anybody, and errors are RFC 6749's too
-	admin                // whoever may manage keys
+	public       access = iota // anybody
+	user                       // whoever has an access token of ours
+	grants                     // anybody, and errors are RFC 6749's too
+	admin                      // whoever may manage keys
+	adminUsers                 // … users
+	adminClients               // … clients and audiences
+	auditor                    // whoever may read the audit
 )
+
+// adminScopes are the scopes of routes that are for administrators.
+var adminScopes = map[access]string{
+	admin: token.ScopeKeysAdmin, adminUsers: token.ScopeUsersAdmin, adminClients: token.ScopeClientsAdmin, auditor: token.ScopeAuditRead,
+}
 
 // register is the route table.
 func (s *Server) register() error {
@@ -67,6 +75,7 @@ func (s *Server) register() error {
 	route(s, http.MethodPost, "/admin/keys/rotate", admin, 200, s.rotateKey, "Let the next key of an algorithm take over: when every verifier holds it, or at once")
 	route(s, http.MethodPost, "/admin/keys/{kid}/revoke", admin, 200, s.revokeKey, "Take a key out of use for ever, at once")
 	route(s, http.MethodGet, "/admin/keys/history", admin, 200, s.keyHistory, "What happened to the keys, the newest first")
+	s.registerAdmin() // /admin/users, /admin/clients, /admin/audiences, /admin/audit
 	s.registerOAuth() // POST /oauth2/…
 	s.documentNulls()
 	return s.api.RegisterDocs() // GET /docs, /openapi.json
@@ -74,7 +83,7 @@ func (s *Server) register() error {
 
 func route[I, O any](s *Server, method, path string, who access, status int, h func(context.Context, *I) (*O, error), summary string) {
 	op := huma.Operation{
-		OperationID: operationID(method, path),
+		OperationID: operationID(method, path, s.api.Huma.OpenAPI().Paths[path] != nil),
 		Method:      method, Path: path, Summary: summary, DefaultStatus: status, Tags: []string{"authn"},
 		MaxBodyBytes: 64 << 10,
 		Middlewares:  huma.Middlewares{s.withPeer},
@@ -85,11 +94,13 @@ func route[I, O any](s *Server, method, path string, who access, status int, h f
 		op.Errors = append(op.Errors, 403, 404, 409)
 		op.Security = web.Scopes()
 		op.Middlewares = append(op.Middlewares, s.authenticate)
-	case admin:
+	case admin, adminUsers, adminClients, auditor:
 		op.Errors = append(op.Errors, 403, 404, 409)
-		op.Security = web.Scopes(token.ScopeKeysAdmin)
-		op.Middlewares = append(op.Middlewares, s.authenticate, s.authorizeAdmin)
-		op.Tags = []string{"keys"}
+		op.Security = web.Scopes(adminScopes[who])
+		op.Middlewares = append(op.Middlewares, s.authenticate, s.authorizeAdmin(adminScopes[who]))
+		if op.Tags = []string{"admin"}; who == admin {
+			op.Tags = []string{"keys"}
+		}
 	case grants:
 		op.Metadata = web.OAuth
 	case public:
@@ -141,9 +152,9 @@ func (s *Server) documentNulls() {
 
 // operationID names an operation: its path, and the method where that isn't
 // the one that the path first had.
-func operationID(method, path string) string {
+func operationID(method, path string, another bool) string {
 	id := strings.NewReplacer("/", "-", "{", "", "}", "").Replace(strings.TrimPrefix(strings.TrimPrefix(path, "/authn"), "/"))
-	if method == http.MethodPost || method == http.MethodGet {
+	if method == http.MethodGet || method == http.MethodPost && !another {
 		return id
 	}
 	return id + "-" + strings.ToLower(method)
@@ -163,6 +174,9 @@ func problem(ctx context.Context, err error) *web.Problem {
 		return p
 	}
 	if p := factorProblem(ctx, err); p != nil {
+		return p
+	}
+	if p := adminProblem(err); p != nil {
 		return p
 	}
 	switch {

@@ -16,6 +16,7 @@ import (
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
+	"github.com/urbandata/urbandata/keys"
 	"github.com/urbandata/urbandata/pkg/audit"
 )
 
@@ -33,6 +34,7 @@ var (
 type Store struct {
 	write, read *sqlx.DB
 	audit       *audit.Log // in the same database, so that an act and its entry are one transaction
+	logs        map[string]*audit.Log
 
 	// The hot statements, prepared once: lib/pq makes two round trips of
 	// one that isn't.
@@ -45,6 +47,7 @@ type Store struct {
 // pools after the store.
 func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 	s := &Store{write: write, read: read, audit: audit.NewLog(write, AuditLog)}
+	s.logs = map[string]*audit.Log{AuditLog: s.audit, keys.AuditLog: audit.NewLog(write, keys.AuditLog)}
 	for _, p := range []struct {
 		stmt **sqlx.Stmt
 		db   *sqlx.DB
@@ -230,16 +233,6 @@ func (s *Store) setPassword(ctx context.Context, emailKey, hash string, now time
 	return s.changed(ctx, `UPDATE users SET password_hash = ?, updated_at = ?, disabled_at = NULL, disabled_by = '', erase_at = NULL
 		WHERE email_key = ?`, []any{hash, now.UnixMilli(), emailKey}, s.aboutAddress(ctx, emailKey, now, act{what: actPasswordSet}), s.endAllOf(ctx, emailKey, "password changed", now),
 		func(tx *sqlx.Tx) error { return dropResets(ctx, tx, emailKey) })
-}
-
-// disable disables a user on an operator's behalf, and ends the sessions, in
-// one transaction. One who had deleted the account can't restore it any more;
-// it is erased as it would have been. It returns [ErrNoUser] when nobody has
-// the address.
-func (s *Store) disable(ctx context.Context, emailKey string, now time.Time) error {
-	return s.changed(ctx, "UPDATE users SET updated_at = ?, disabled_at = ?, disabled_by = ? WHERE email_key = ?",
-		[]any{now.UnixMilli(), now.UnixMilli(), byOperator, emailKey},
-		s.aboutAddress(ctx, emailKey, now, act{what: actDisabled}), s.endAllOf(ctx, emailKey, "user disabled", now))
 }
 
 // dropResets deletes the reset links of the user of an address.
