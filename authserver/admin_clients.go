@@ -211,7 +211,7 @@ func (s *Server) getClient(ctx context.Context, in *clientInput) (*clientOutput,
 }
 
 type changeClientInput struct {
-	clientInput
+	ID   string `path:"id" maxLength:"64" pattern:"^[!-~]+$"`
 	Body struct {
 		Name      *string  `json:"name,omitempty" minLength:"1" maxLength:"150"`
 		Grants    []string `json:"grants,omitempty" enum:"client_credentials,refresh_token" minItems:"1" maxItems:"2" uniqueItems:"true"`
@@ -248,7 +248,7 @@ func (s *Server) removeClient(ctx context.Context, in *clientInput) (*struct{}, 
 }
 
 type rotateSecretInput struct {
-	clientInput
+	ID             string `path:"id" maxLength:"64" pattern:"^[!-~]+$"`
 	IdempotencyKey string `header:"Idempotency-Key" maxLength:"255" pattern:"^[!-~]+$" doc:"A text of your own, the same for a repeated request: it is then carried out once"`
 	Body           struct {
 		Overlap *int `json:"overlap,omitempty" minimum:"0" maximum:"2592000" doc:"Seconds for which the secret before goes on; a day if absent, and 0 ends it at once, as when it was stolen"`

@@ -255,7 +255,7 @@ func (s *Server) getUser(ctx context.Context, in *userInput) (*adminUserOutput, 
 }
 
 type changeUserInput struct {
-	userInput
+	ID   uuid.UUID `path:"id" format:"uuid"`
 	Body struct {
 		Roles    []token.Role `json:"roles,omitempty" enum:"viewer,user,editor,admin" minItems:"1" maxItems:"4" uniqueItems:"true" doc:"All that the user is to have"`
 		Disabled *bool        `json:"disabled,omitempty" doc:"true ends the sessions, too; false brings back an account that is deleted"`
@@ -284,8 +284,9 @@ func (s *Server) deleteUser(ctx context.Context, in *userInput) (*deleteOutput, 
 }
 
 type userSessionsInput struct {
-	userInput
-	sessionsInput
+	ID     uuid.UUID `path:"id" format:"uuid"`
+	Limit  int       `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"How many at most"`
+	Before string    `query:"before" format:"uuid" doc:"The id of the last one of the page before"`
 }
 
 func (s *Server) listUserSessions(ctx context.Context, in *userSessionsInput) (*sessionsOutput, error) {
@@ -297,7 +298,7 @@ func (s *Server) listUserSessions(ctx context.Context, in *userSessionsInput) (*
 	if err != nil {
 		return nil, aboutUser(err)
 	}
-	return s.sessionsPage(ctx, &caller{user, c.session}, "/admin/users/"+user.ID+"/sessions", &in.sessionsInput)
+	return s.sessionsPage(ctx, &caller{user, c.session}, "/admin/users/"+user.ID+"/sessions", &sessionsInput{in.Limit, in.Before})
 }
 
 func (s *Server) endUserSessions(ctx context.Context, in *userInput) (*struct{}, error) {
@@ -309,7 +310,7 @@ func (s *Server) endUserSessions(ctx context.Context, in *userInput) (*struct{},
 }
 
 type userSessionInput struct {
-	userInput
+	ID      uuid.UUID `path:"id" format:"uuid"`
 	Session uuid.UUID `path:"sid" format:"uuid"`
 }
 

@@ -216,10 +216,10 @@ func TestClientRefused(t *testing.T) {
 	}{
 		{"name", func(n *NewClient) { n.Name = "" }},
 		{"name", func(n *NewClient) { n.Name = "a\nb" }},
-		{"grant", func(n *NewClient) { n.Grants = []string{"password"} }},
+		{"grants", func(n *NewClient) { n.Grants = []string{"password"} }},
 		{"scope", func(n *NewClient) { n.Scope = nil }},
 		{"scope", func(n *NewClient) { n.Scope = token.Scope{"everything"} }},
-		{"audience", func(n *NewClient) { n.Audiences = []string{"a b"} }},
+		{"audiences", func(n *NewClient) { n.Audiences = []string{"a b"} }},
 		{"jwks", func(n *NewClient) { n.JWKS = []byte(`{}`) }},
 		{"jwks", func(n *NewClient) { n.JWKS = []byte(`not JSON`) }},
 		{"jwks", func(n *NewClient) { n.JWKS = private }},
