@@ -19,7 +19,7 @@ WITH = go run ./test/engines/with
 LINT = go tool -modfile=tools/go.mod golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-verifiers bench drill drill-naive alerts fuzz lint fmt hooks clean
+.PHONY: help run test test-verifiers bench kill drill drill-naive alerts simulate fuzz lint fmt hooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,11 +33,18 @@ ifneq ($(RACE),)
 endif
 	$(WITH) -- go test -timeout 20m $(if $(RACE),-race) $(TESTFLAGS) $(PACKAGES)
 
-test-verifiers: ## docs/verify in five languages, verify-proxy behind nginx and Caddy, PostgREST's client
+test-verifiers: ## stock verifiers in five languages, stock OAuth clients in three, verify-proxy behind nginx and Caddy, PostgREST's client
 	$(WITH) -only mongodb -- go test -tags verifiers -timeout 20m -count=1 -v $(TESTFLAGS) ./test/thirdparty ./test/postgrest
 
-bench: ## benchmarks, on databases that flush as in production (BENCH=Refresh BENCHCOUNT=10)
+bench: ## benchmarks, on databases that flush as in production (BENCH=Grants BENCHCOUNT=10)
 	$(WITH) -durable -- go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) -timeout 60m $(PACKAGES)
+
+# How many logins, refreshes and sign-outs `make kill` waits for, and what they are.
+OPERATIONS ?= 10000
+SEED ?= 1
+
+kill: ## SIGKILL of authn and PostgreSQL during 10,000 logins, refreshes and sign-outs; prints what was lost (SEED=2)
+	$(WITH) -only postgres -- go test -timeout 60m -count=1 -v -run '^TestSIGKILL$$' ./test/e2e -operations $(OPERATIONS) -seed $(SEED)
 
 # More flags for the drill, as in: make drill DRILLFLAGS='-length 10m -v'
 DRILLFLAGS ?=
@@ -50,6 +57,9 @@ drill-naive: ## the same with a rotation that must break some: the drill can see
 
 alerts: ## evaluate docs/prometheus-rules.yaml with Prometheus' own code
 	cd test/alerts && go test -count=1 -timeout 10m $(TESTFLAGS) ./...
+
+simulate: ## 100,000 verifiers through rotations, revocations and an outage; draws the plots of docs/scale.md
+	go run ./test/simulate -plots docs/scale
 
 fuzz: ## each fuzz target for a while (FUZZ=./pkg/verify FUZZTIME=10s)
 	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' $(FUZZ) | sort | \

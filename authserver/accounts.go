@@ -14,6 +14,7 @@ import (
 	"golang.org/x/text/unicode/norm"
 
 	"github.com/urbandata/urbandata/keys"
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/web"
 )
@@ -47,12 +48,12 @@ type NewUser struct {
 
 // FieldError says what is wrong with one value of a [NewUser].
 type FieldError struct {
-	Field  string // email, password, first_name, last_name, company or roles
-	Reason string // "must …" or "is …"
+	Field  string    // email, password, first_name, last_name, company or roles
+	Reason i18n.Text // "must …" or "is …"
 }
 
 // Error names the field and the reason, never the value.
-func (e *FieldError) Error() string { return e.Field + " " + e.Reason }
+func (e *FieldError) Error() string { return e.Field + " " + e.Reason.String() }
 
 const maxName = 150 // code points
 
@@ -186,7 +187,7 @@ func (a *Accounts) newRow(n NewUser) (*userRow, error) {
 	}
 	for _, r := range n.Roles {
 		if !r.Valid() {
-			errs = append(errs, &FieldError{"roles", "must be of " + joinRoles(token.Roles(), ", ")})
+			errs = append(errs, &FieldError{"roles", i18n.Textf("must be of %s", joinRoles(token.Roles(), ", "))})
 		}
 	}
 	id, err := uuid.NewV7()
@@ -356,13 +357,13 @@ type login struct {
 }
 
 // login starts a session, or returns what [Accounts.authenticate] does, or
-// [ErrUnverified].
-func (a *Accounts) login(ctx context.Context, email, password, code, clientID, audience string, from peer) (*grant, error) {
-	g, err := a.tryLogin(ctx, email, password, code, clientID, audience, from)
+// [ErrUnverified], or [ErrUnmet] where the login isn't of one of the acr values.
+func (a *Accounts) login(ctx context.Context, email, password, code, clientID, audience string, acr []string, from peer) (*grant, error) {
+	g, err := a.tryLogin(ctx, email, password, code, clientID, audience, acr, from)
 	if errors.Is(err, ErrNoUser) {
 		// The user was disabled or given another password meanwhile, or the
 		// same one stored anew by another login: look again.
-		g, err = a.tryLogin(ctx, email, password, code, clientID, audience, from)
+		g, err = a.tryLogin(ctx, email, password, code, clientID, audience, acr, from)
 	}
 	if errors.Is(err, ErrNoUser) {
 		err = ErrCredentials
@@ -371,10 +372,13 @@ func (a *Accounts) login(ctx context.Context, email, password, code, clientID, a
 	return g, err
 }
 
-func (a *Accounts) tryLogin(ctx context.Context, email, password, code, clientID, audience string, from peer) (*grant, error) {
+func (a *Accounts) tryLogin(ctx context.Context, email, password, code, clientID, audience string, acr []string, from peer) (*grant, error) {
 	l, err := a.authenticate(ctx, email, password, code, from)
 	if err != nil {
 		return nil, err
+	}
+	if !meets(assurance(l.amr), acr) {
+		return nil, ErrUnmet
 	}
 	user := l.user
 	unverified := user.EmailVerifiedAt == nil && a.outbox != nil && a.outbox.Verify != VerifyOff
@@ -421,12 +425,9 @@ func (a *Accounts) rehash(ctx context.Context, user *userRow, password string) {
 	}
 }
 
-// refreshTries is how often a rotation is repeated after a failure that may
-// pass: a deadlock, a serialisation failure, a connection that broke.
-const refreshTries = 3
-
 // refresh rotates a refresh token, or returns an error that wraps
-// [ErrInvalidGrant]. In the usual case it is one statement.
+// [ErrInvalidGrant]. In the usual case it is one statement, which is repeated
+// after a deadlock, a serialisation failure or a broken connection.
 func (a *Accounts) refresh(ctx context.Context, text string, from peer) (*grant, error) {
 	if err := a.limit.token(ctx); err != nil {
 		return nil, err
@@ -446,15 +447,9 @@ func (a *Accounts) rotate(ctx context.Context, text string, from peer) (*grant, 
 	now := a.now()
 	nonce := newNonce() // one for all tries: a try that did take place is found again
 	next := shown.next(nonce)
-	var row *session
-	for try := 1; ; try++ {
-		row, err = a.store.rotateSession(ctx, now, shown, next, nonce, a.limits.Grace, a.limits.Idle, from)
-		if err == nil {
-			break
-		}
-		if !isTransient(err) || try == refreshTries {
-			return nil, err
-		}
+	row, err := a.store.rotateSession(ctx, now, shown, next, nonce, a.limits.Grace, a.limits.Idle, from)
+	if err != nil {
+		return nil, err
 	}
 	if row != nil {
 		return row.grant(next.marked(row.MarkKey)), nil
@@ -584,7 +579,7 @@ func foldEmail(s string) string {
 }
 
 // badText says what is wrong with a line of text for people, or "".
-func badText(s string) string {
+func badText(s string) i18n.Text {
 	if utf8.RuneCountInString(s) > maxName {
 		return "must have at most 150 characters"
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/urbandata/urbandata/keys"
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/web"
 )
@@ -78,7 +79,7 @@ func (c *caller) acting(ctx context.Context) context.Context {
 
 func insufficientScope(scope string) *web.Problem {
 	return web.NewProblem(http.StatusForbidden, "insufficient_scope",
-		`This needs an administrator's access token for this server: log in with "audience":"`+AdminAudience+`".`).
+		i18n.Textf("This needs an administrator's access token for this server: log in with \"audience\":%q.", AdminAudience)).
 		With("WWW-Authenticate", `Bearer realm="authn", error="insufficient_scope", scope="`+scope+`"`)
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/web"
 )
@@ -25,8 +26,8 @@ var ErrLastAdministrator = errors.New("authserver: it is the last administrator"
 func (s *Server) registerAdmin() {
 	route(s, http.MethodGet, "/admin/users", adminUsers, 200, s.listUsers, "Users, the newest first")
 	route(s, http.MethodGet, "/admin/users/{id}", adminUsers, 200, s.getUser, "A user")
-	route(s, http.MethodPatch, "/admin/users/{id}", adminUsers, 200, s.changeUser, "Give a user other roles, or disable or enable the account")
-	route(s, http.MethodDelete, "/admin/users/{id}", adminUsers, 202, s.deleteUser, "Delete a user's account: it is erased after the grace period")
+	route(s, http.MethodPatch, "/admin/users/{id}", adminUsers, 200, s.changeUser, "Give a user other roles, or disable or enable the account", recentLogin)
+	route(s, http.MethodDelete, "/admin/users/{id}", adminUsers, 202, s.deleteUser, "Delete a user's account: it is erased after the grace period", recentLogin)
 	route(s, http.MethodGet, "/admin/users/{id}/sessions", adminUsers, 200, s.listUserSessions, "A user's live sessions, the newest first")
 	route(s, http.MethodDelete, "/admin/users/{id}/sessions", adminUsers, 204, s.endUserSessions, "End all sessions of a user")
 	route(s, http.MethodDelete, "/admin/users/{id}/sessions/{sid}", adminUsers, 204, s.endUserSession, "End one session of a user")
@@ -34,11 +35,11 @@ func (s *Server) registerAdmin() {
 		route(s, http.MethodPost, "/admin/users/{id}/password_reset", adminUsers, 202, s.sendReset, "Send a user a link to choose another password")
 	}
 	route(s, http.MethodGet, "/admin/clients", adminClients, 200, s.listClients, "Clients, by id")
-	route(s, http.MethodPost, "/admin/clients", adminClients, 201, s.createClient, "Register a client; its secret is shown once")
+	route(s, http.MethodPost, "/admin/clients", adminClients, 201, s.createClient, "Register a client; its secret is shown once", recentLogin)
 	route(s, http.MethodGet, "/admin/clients/{id}", adminClients, 200, s.getClient, "A client")
 	route(s, http.MethodPatch, "/admin/clients/{id}", adminClients, 200, s.changeClient, "Change a client, disable it or enable it")
 	route(s, http.MethodDelete, "/admin/clients/{id}", adminClients, 204, s.removeClient, "Remove a client for ever")
-	route(s, http.MethodPost, "/admin/clients/{id}/rotate_secret", adminClients, 200, s.rotateClientSecret, "Give a client a new secret, which is shown once; the one before goes on for a while")
+	route(s, http.MethodPost, "/admin/clients/{id}/rotate_secret", adminClients, 200, s.rotateClientSecret, "Give a client a new secret, which is shown once; the one before goes on for a while", recentLogin)
 	route(s, http.MethodGet, "/admin/audiences", adminClients, 200, s.listAudiences, "The registered audiences, by name")
 	route(s, http.MethodPost, "/admin/audiences", adminClients, 201, s.createAudience, "Register an audience")
 	route(s, http.MethodDelete, "/admin/audiences/{name}", adminClients, 204, s.removeAudience, "Forget an audience: it gets what an unknown one does")
@@ -142,11 +143,11 @@ func (a *Accounts) Get(ctx context.Context, id string) (*AdminUser, error) {
 func (a *Accounts) Change(ctx context.Context, id string, c UserChange) (*AdminUser, error) {
 	ctx = operating(ctx)
 	if c.Roles != nil && len(c.Roles) == 0 {
-		return nil, &FieldError{"roles", "must name a role at least"}
+		return nil, &FieldError{"roles", "must name a role"}
 	}
 	for i, r := range c.Roles {
 		if !r.Valid() || slices.Contains(c.Roles[:i], r) {
-			return nil, &FieldError{"roles", "must be of " + joinRoles(token.Roles(), ", ") + ", each once"}
+			return nil, &FieldError{"roles", i18n.Textf("must be of %s", joinRoles(token.Roles(), ", "))}
 		}
 	}
 	row, err := a.store.changeUser(ctx, id, c, a.now())
@@ -267,8 +268,6 @@ func (s *Server) changeUser(ctx context.Context, in *changeUserInput) (*adminUse
 	if err != nil {
 		return nil, err
 	}
-	// Whoever gives roles gives what they allow: a demand for a fresh or a
-	// second factor goes here, where in.Body.Roles isn't nil.
 	u, err := s.accounts.Change(c.acting(ctx), in.ID.String(), UserChange{in.Body.Roles, in.Body.Disabled})
 	return &adminUserOutput{"no-store", u}, aboutUser(err)
 }

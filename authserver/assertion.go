@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -25,11 +26,15 @@ const assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 // assertionAlgs are what an assertion may be signed with. Never HMAC: its key
 // would be a shared secret that we had to keep in clear.
-var assertionAlgs = []jose.SignatureAlgorithm{jose.EdDSA, jose.ES256, jose.PS256, jose.RS256}
+var assertionAlgs = []jose.SignatureAlgorithm{jose.EdDSA, ed25519Alg, jose.ES256, jose.PS256, jose.RS256}
+
+// ed25519Alg is EdDSA by the name that says the curve too (RFC 9864 §2.2). It
+// is what openid-client writes; go-jose knows the older name only.
+const ed25519Alg jose.SignatureAlgorithm = "Ed25519"
 
 const (
 	maxAssertion     = 8 << 10          // bytes
-	maxAssertionLife = 10 * time.Minute // how far exp may lie ahead: for so long it is remembered
+	maxAssertionLife = time.Hour        // how far exp may lie ahead, and Authlib's does: for so long it is remembered
 	assertionLeeway  = 30 * time.Second // between the client's clock and ours
 	maxJTI           = 256              // bytes
 )
@@ -89,7 +94,7 @@ func (c *Clients) byAssertion(ctx context.Context, text, claimed string, audienc
 	if err != nil {
 		return nil, err
 	}
-	if client.keys == nil || !signedBy(jws, client.keys) {
+	if client.keys == nil || !signedBy(jws, text, client.keys) {
 		return refuse("signature")
 	}
 	if !slices.ContainsFunc(audiences, claims.Audience.Has) {
@@ -121,13 +126,22 @@ func (c *Clients) byAssertion(ctx context.Context, text, claimed string, audienc
 	return client, nil
 }
 
-// signedBy reports whether a key of the set made the signature. A key with a
-// kid or an alg is tried only where the header agrees.
-func signedBy(jws *jose.JSONWebSignature, set *jose.JSONWebKeySet) bool {
+// signedBy reports whether a key of the set made the signature of text, which
+// jws is the parsed form of. A key with a kid or an alg is tried only where the
+// header agrees.
+func signedBy(jws *jose.JSONWebSignature, text string, set *jose.JSONWebKeySet) bool {
 	header := jws.Signatures[0].Protected
 	for i := range set.Keys {
 		k := &set.Keys[i]
-		if header.KeyID != "" && k.KeyID != "" && header.KeyID != k.KeyID || k.Algorithm != "" && k.Algorithm != header.Algorithm {
+		if header.KeyID != "" && k.KeyID != "" && header.KeyID != k.KeyID ||
+			k.Algorithm != "" && algName(k.Algorithm) != algName(header.Algorithm) {
+			continue
+		}
+		if header.Algorithm == string(ed25519Alg) {
+			key, ok := k.Key.(ed25519.PublicKey)
+			if ok && ed25519.Verify(key, []byte(text[:strings.LastIndexByte(text, '.')]), jws.Signatures[0].Signature) {
+				return true
+			}
 			continue
 		}
 		if _, err := jws.Verify(k.Key); err == nil {
@@ -135,6 +149,14 @@ func signedBy(jws *jose.JSONWebSignature, set *jose.JSONWebKeySet) bool {
 		}
 	}
 	return false
+}
+
+// algName is the one name of an algorithm that has two.
+func algName(alg string) string {
+	if alg == string(jose.EdDSA) {
+		return string(ed25519Alg)
+	}
+	return alg
 }
 
 // numericDate is a NumericDate (RFC 7519 §2) as a time; one beyond all

@@ -215,7 +215,7 @@ func (s *Store) recorded(ctx context.Context, now time.Time, a act) func(*sqlx.T
 func (s *Store) settle(ctx context.Context) error {
 	for try := 1; ; try++ {
 		_, err := s.audit.Settle(ctx)
-		if err == nil || try == refreshTries || !isAborted(err) {
+		if err == nil || try == maxTries || !isAborted(err) {
 			return err
 		}
 	}

@@ -7,8 +7,9 @@
 //	email, password ─▶ Accounts.login ─▶ session (a family of refresh tokens)
 //	                                        │
 //	                                        ├─▶ access token, 5 minutes, a JWT:
-//	                                        │   nobody asks authn about it, and
-//	                                        │   nothing can call it back
+//	                                        │   nobody asks authn about it; who
+//	                                        │   follows the revocations feed hears
+//	                                        │   within a second that it has ended
 //	                                        └─▶ refresh token, opaque, used once:
 //	                                            ─▶ Accounts.refresh ─▶ the next pair
 //
@@ -24,12 +25,13 @@
 //
 // Files: routes.go the route table · peer.go where a request comes from ·
 // accounts.go logging in and registering · profile.go, sessions.go,
-// recovery.go, secondfactor.go what users do with their accounts · importer.go users from
-// elsewhere · session.go refresh tokens · password.go, breached.go which
+// recovery.go, secondfactor.go what users do with their accounts · stepup.go what
+// wants a recent or strong login · importer.go users from elsewhere · session.go refresh tokens · password.go, breached.go which
 // passwords may be chosen · hash.go, formats.go how they are kept ·
 // outbox.go, mail.go, smtp.go mail · limits.go, throttle.go how often ·
 // audit.go who did what · admin*.go what administrators do over HTTP ·
-// issue.go access tokens · wellknown.go keys and metadata · store*.go the SQL.
+// issue.go access tokens · wellknown.go keys and metadata · revocations.go
+// what has ended before its time · store*.go the SQL.
 package authserver
 
 import (
@@ -66,6 +68,7 @@ type Options struct {
 	Audiences  map[string]Audience     // besides inmuebles, which gets EdDSA
 	SigningAlg jose.SignatureAlgorithm // for every audience, unless empty
 	Backdate   time.Duration           // by how much iat lies in the past
+	StepUp     StepUp                  // what routes demand of logins
 
 	Log     *slog.Logger          // slog.Default if nil
 	Metrics prometheus.Registerer // a registry of its own if nil
@@ -93,6 +96,8 @@ type Server struct {
 	accounts    *Accounts
 	clients     *Clients
 	issuer      *issuer
+	stepUp      StepUp
+	feed        *feed
 	log         *slog.Logger
 	logins      *prometheus.CounterVec
 	fetches     fetchCounters
@@ -112,6 +117,15 @@ func New(o Options) (*Server, error) {
 	if o.Backdate < 0 || o.Backdate > time.Minute {
 		return nil, fmt.Errorf("%w: Backdate must be between 0 and a minute", ErrOptions)
 	}
+	if o.StepUp.MaxAge == 0 {
+		o.StepUp.MaxAge = DefaultStepUpAge
+	}
+	if o.StepUp.MaxAge < time.Second {
+		return nil, fmt.Errorf("%w: StepUp.MaxAge must be a second at least", ErrOptions)
+	}
+	if o.StepUp.AdminFactor && o.Accounts.options.Sealer == nil {
+		return nil, fmt.Errorf("%w: administrators can't have a second factor without a Sealer", ErrOptions)
+	}
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
@@ -125,8 +139,9 @@ func New(o Options) (*Server, error) {
 	for name, a := range o.Audiences {
 		fixed[name] = a
 	}
+	feed := newFeed(o, o.Metrics)
 	s := &Server{
-		accounts: o.Accounts, clients: NewClients(o.Accounts.store, o.Now), log: o.Log, proxies: o.Proxies,
+		feed: feed, accounts: o.Accounts, clients: NewClients(o.Accounts.store, o.Now), log: o.Log, proxies: o.Proxies, stepUp: o.StepUp,
 		issuer: &issuer{
 			url: o.Issuer, keys: o.Keys, backdate: o.Backdate, now: o.Now,
 			audiences: &audiences{fixed: fixed, override: o.SigningAlg, store: o.Accounts.store},
@@ -137,6 +152,7 @@ func New(o Options) (*Server, error) {
 		Health: web.NewHealth(
 			web.Check{Name: "database", Func: o.Accounts.store.Check},
 			web.Check{Name: "keys", Func: o.Keys.Check},
+			web.Check{Name: "revocations", Func: feed.Check},
 		),
 	}
 	if err := s.checkAlgorithms(); err != nil {
@@ -161,7 +177,8 @@ func New(o Options) (*Server, error) {
 const apiDescription = "Users, sessions and tokens. Every path also works with a trailing slash. " +
 	"Errors are `application/problem+json` (RFC 9457) and, where tokens are issued, carry the members of RFC 6749 §5.2 too."
 
-// Run sends mail, and deletes what has expired now and then, until ctx ends.
+// Run publishes what has ended, sends mail, and deletes what has expired now
+// and then, until ctx ends.
 func (s *Server) Run(ctx context.Context) {
 	var group sync.WaitGroup
 	defer group.Wait()
@@ -171,6 +188,7 @@ func (s *Server) Run(ctx context.Context) {
 			s.log.LogAttrs(ctx, slog.LevelWarn, "the audit could not be brought up to date", slog.String("cause", err.Error()))
 		})
 	})
+	group.Go(func() { s.feed.run(ctx) })
 	if b := s.accounts.outbox; b != nil {
 		group.Go(func() { b.run(ctx) })
 	}
@@ -187,6 +205,10 @@ func (s *Server) Run(ctx context.Context) {
 		}
 	}
 }
+
+// Wake has the server look at once for what has ended: see
+// [RevocationsChannel]. It never blocks.
+func (s *Server) Wake() { s.accounts.store.ended() }
 
 // checkAlgorithms makes sure that there is a key for whatever an audience
 // gets.

@@ -1,95 +1,391 @@
 package authserver
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jmoiron/sqlx"
+	"golang.org/x/crypto/argon2"
 
+	"github.com/urbandata/urbandata/keys"
 	"github.com/urbandata/urbandata/migrations"
+	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/test/engines"
 )
 
-// What a refresh costs on PostgreSQL, against the floor: one row inserted and
-// one token signed. Both are measured in turns, a round of each, by as many
-// clients as there are connections: the machine's mood changes.
-func BenchmarkRefresh(b *testing.B) {
+// What a request for tokens costs on PostgreSQL, against the floor: one row
+// inserted and one token signed. Both are measured in turns, a round of each,
+// by as many clients as there are connections: the machine's mood changes.
+
+const (
+	benchClients = 16
+	benchEach    = 50 // requests of each client in a round
+)
+
+// round has every client do something as often as benchEach.
+func round(f func(client int) error) error {
+	var failed atomic.Value
+	var clients sync.WaitGroup
+	for i := range benchClients {
+		clients.Go(func() {
+			for range benchEach {
+				if err := f(i); err != nil {
+					failed.Store(err)
+					return
+				}
+			}
+		})
+	}
+	clients.Wait()
+	err, _ := failed.Load().(error)
+	return err
+}
+
+// cost is the time and the CPU of this process that something took.
+type cost struct{ wall, cpu time.Duration }
+
+func measure(f func() error) (cost, error) {
+	before, began := cpuTime(), time.Now()
+	err := f()
+	return cost{time.Since(began), cpuTime() - before}, err
+}
+
+// cpuTime is what this process has used of all cores.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// against measures rounds of ours and of the floor in turns.
+func against(b *testing.B, ours, floor func() error) {
+	b.Helper()
+	for _, warm := range []func() error{ours, floor} { // connections, statements
+		if err := warm(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	var sum, least cost
+	n := 0
+	for b.Loop() {
+		for _, one := range []struct {
+			to *cost
+			f  func() error
+		}{{&sum, ours}, {&least, floor}} {
+			c, err := measure(one.f)
+			if err != nil {
+				b.Fatal(err)
+			}
+			one.to.wall, one.to.cpu = one.to.wall+c.wall, one.to.cpu+c.cpu
+		}
+		n += benchClients * benchEach
+	}
+	b.ReportMetric(0, "ns/op") // of two rounds: it says nothing
+	b.ReportMetric(float64(sum.wall)/float64(least.wall), "x/insert+sign")
+	b.ReportMetric(float64(sum.cpu)/float64(least.cpu), "x/insert+sign-CPU")
+	b.ReportMetric(float64(n)/sum.wall.Seconds(), "requests/s")
+	b.ReportMetric(float64(n)/least.wall.Seconds(), "floor/s")
+	b.ReportMetric(sum.cpu.Seconds()*1000/float64(n), "ms-CPU/request")
+	b.ReportMetric(float64(runtime.GOMAXPROCS(0)), "cores")
+}
+
+// busy is a server on PostgreSQL as in production, but that its log goes
+// nowhere and a superseded token is forgotten at once: clients refresh every
+// few minutes, so nothing is within its grace any more.
+func busy(b *testing.B) (s *Server, floor func() error) {
+	b.Helper()
 	db := engines.Postgres(b)
 	if _, err := migrations.Up(b.Context(), db.Write.DB, migrations.AuthnPostgres); err != nil {
 		b.Fatal(err)
 	}
-	a := newAuthn(b, db)
-	a.register("ana@ejemplo.example")
-	if _, err := db.Write.ExecContext(b.Context(), "CREATE TABLE floor (id uuid PRIMARY KEY, hash text NOT NULL)"); err != nil {
-		b.Fatal(err)
-	}
-	insert, err := db.Write.PreparexContext(b.Context(), "INSERT INTO floor (id, hash) VALUES ($1, $2)")
+	sealer, err := testSealer()
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer func() { _ = insert.Close() }()
-
-	const clients = 16
-	tokens := make([]string, clients)
-	for i := range tokens {
-		_, tokens[i] = a.login("ana@ejemplo.example")
+	log := slog.New(slog.NewJSONHandler(io.Discard, nil))
+	keeper, err := keys.NewKeeper(keys.NewSQLStore(db.Write), sealer, keys.DefaultPolicy(), keys.Options{Logger: log})
+	if err != nil {
+		b.Fatal(err)
 	}
-	// Clients refresh every few minutes: nothing is within its grace any more.
-	var refreshed atomic.Int64
-	began := a.clock.Now()
-	a.accounts.now = func() time.Time { return began.Add(time.Duration(refreshed.Add(1)) * a.accounts.limits.Grace) }
-	refresh := func(ctx context.Context, i int) error {
-		g, err := a.accounts.refresh(ctx, tokens[i], peer{})
+	if err := keeper.Tick(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	store, err := NewStore(b.Context(), db.Write, db.Read)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = store.Close() })
+	limits := DefaultSessionLimits()
+	limits.Grace = time.Nanosecond
+	s, err = New(Options{Issuer: testIssuer, Keys: keeper, Log: log, Backdate: DefaultBackdate, Accounts: NewAccounts(store, AccountsOptions{Sessions: limits})})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return s, insertAndSign(b, s, db.Write)
+}
+
+// insertAndSign is a round of the floor.
+func insertAndSign(b *testing.B, s *Server, db *sqlx.DB) func() error {
+	b.Helper()
+	if _, err := db.ExecContext(b.Context(), "CREATE TABLE floor (id uuid PRIMARY KEY, hash text NOT NULL)"); err != nil {
+		b.Fatal(err)
+	}
+	insert, err := db.PreparexContext(b.Context(), "INSERT INTO floor (id, hash) VALUES ($1, $2)")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = insert.Close() })
+	session := uuid.New()
+	return func() error {
+		return round(func(int) error {
+			first, _ := newFamily(session)
+			if _, err := insert.ExecContext(b.Context(), uuid.NewString(), hex.EncodeToString(first.hash())); err != nil {
+				return err
+			}
+			_, _, _, err := s.issuer.issue(b.Context(), &grant{SessionID: session, UserID: session.String(), Audience: InmueblesAudience})
+			return err
+		})
+	}
+}
+
+// grantRequests are the requests of each client: refreshes go from token to
+// token, client credentials stay the same.
+type grantRequests struct {
+	Path          string
+	Authorization string   // "" for refreshes
+	Tokens        []string // of each client
+}
+
+// do sends one and takes the next token from the answer.
+func (g *grantRequests) do(client int, base string, send func(*http.Request) (int, []byte, error)) error {
+	body, contentType := url.Values{"grant_type": {GrantClientCredentials}}.Encode(), formType
+	if g.Authorization == "" {
+		body, contentType = `{"refresh":"`+g.Tokens[client]+`"}`, "application/json"
+	}
+	r, err := http.NewRequestWithContext(context.Background(), http.MethodPost, base+g.Path, strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", contentType)
+	if g.Authorization != "" {
+		r.Header.Set("Authorization", g.Authorization)
+	}
+	status, answer, err := send(r)
+	if err != nil || status != http.StatusOK {
+		return fmt.Errorf("%s: %d %s, %w", g.Path, status, answer, err)
+	}
+	if g.Authorization == "" {
+		_, rest, _ := bytes.Cut(answer, []byte(`"refresh":"`))
+		next, _, ok := bytes.Cut(rest, []byte(`"`))
+		if !ok {
+			return fmt.Errorf("no next token: %s", answer)
+		}
+		g.Tokens[client] = string(next)
+	}
+	return nil
+}
+
+func BenchmarkGrants(b *testing.B) {
+	s, floor := busy(b)
+	if _, err := s.accounts.Create(b.Context(), NewUser{Email: "ana@ejemplo.example", Password: testPassword}); err != nil {
+		b.Fatal(err)
+	}
+	client, secret, err := s.clients.Create(b.Context(), NewClient{Name: "bench", Scope: token.Scope{token.ScopeInmueblesRead}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	basic := httptest.NewRequestWithContext(b.Context(), http.MethodPost, "/", nil)
+	basic.SetBasicAuth(client.ID, secret)
+	for _, tc := range []struct {
+		name string
+		make func() *grantRequests
+	}{
+		{"refresh", func() *grantRequests {
+			g := &grantRequests{Path: "/authn/token/refresh"}
+			for range benchClients {
+				one, err := s.accounts.login(b.Context(), "ana@ejemplo.example", testPassword, "", clientID, InmueblesAudience, nil, peer{})
+				if err != nil {
+					b.Fatal(err)
+				}
+				g.Tokens = append(g.Tokens, one.Refresh.String())
+			}
+			return g
+		}},
+		{"client_credentials", func() *grantRequests {
+			return &grantRequests{Path: tokenPath, Authorization: basic.Header.Get("Authorization")}
+		}},
+	} {
+		// The handler alone, with all that every request goes through.
+		b.Run(tc.name+"/handler", func(b *testing.B) {
+			g := tc.make()
+			against(b, func() error {
+				return round(func(client int) error {
+					return g.do(client, testIssuer, func(r *http.Request) (int, []byte, error) {
+						w := httptest.NewRecorder()
+						s.ServeHTTP(w, r)
+						return w.Code, w.Body.Bytes(), nil
+					})
+				})
+			}, floor)
+		})
+		// Over loopback, from another process: the CPU is the server's alone.
+		b.Run(tc.name+"/loopback", func(b *testing.B) {
+			server := httptest.NewServer(s)
+			defer server.Close()
+			against(b, startLoad(b, server.URL, tc.make()), floor)
+		})
+	}
+}
+
+// loadEnv tells a copy of the test program to be the clients of a server.
+const loadEnv = "URBANDATA_BENCH_LOAD"
+
+func TestMain(m *testing.M) {
+	if base := os.Getenv(loadEnv); base != "" {
+		if err := beLoad(base); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// beLoad sends a round of requests for each line on standard input, after the
+// first, which says what they are, and answers each with a line.
+func beLoad(base string) error {
+	lines := bufio.NewReader(os.Stdin)
+	line, err := lines.ReadBytes('\n')
+	if err != nil {
+		return err
+	}
+	var g grantRequests
+	if err := json.Unmarshal(line, &g); err != nil {
+		return err
+	}
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: benchClients}, Timeout: time.Minute}
+	for {
+		if _, err := lines.ReadBytes('\n'); err != nil {
+			return nil //nolint:nilerr // the benchmark is over
+		}
+		err := round(func(i int) error {
+			return g.do(i, base, func(r *http.Request) (int, []byte, error) {
+				w, err := client.Do(r)
+				if err != nil {
+					return 0, nil, err
+				}
+				defer func() { _ = w.Body.Close() }()
+				answer, err := io.ReadAll(w.Body)
+				return w.StatusCode, answer, err
+			})
+		})
 		if err != nil {
 			return err
 		}
-		tokens[i] = g.Refresh.String()
-		_, _, _, err = a.issuer.issue(ctx, g)
-		return err
+		fmt.Println("done")
 	}
-	session := uuid.New()
-	floor := func(ctx context.Context, i int) error {
-		first, _ := newFamily(session)
-		if _, err := insert.ExecContext(ctx, uuid.NewString(), hex.EncodeToString(first.hash())); err != nil {
+}
+
+// startLoad starts the clients, and returns a round of them.
+func startLoad(b *testing.B, base string, g *grantRequests) func() error {
+	b.Helper()
+	program, err := os.Executable()
+	if err != nil {
+		b.Fatal(err)
+	}
+	cmd := exec.CommandContext(b.Context(), program)
+	cmd.Env, cmd.Stderr = append(os.Environ(), loadEnv+"="+base), os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _, _ = in.Close(), cmd.Wait() })
+	if err := json.NewEncoder(in).Encode(g); err != nil {
+		b.Fatal(err)
+	}
+	lines := bufio.NewReader(out)
+	return func() error {
+		if _, err := in.Write([]byte("\n")); err != nil {
 			return err
 		}
-		_, _, _, err := a.issuer.issue(ctx, &grant{SessionID: session, UserID: session.String(), Audience: InmueblesAudience})
-		return err
-	}
-	round := func(f func(context.Context, int) error) time.Duration {
-		const each = 50
-		var failed atomic.Value
-		began := time.Now()
-		var wg sync.WaitGroup
-		for i := range clients {
-			wg.Go(func() {
-				for range each {
-					if err := f(b.Context(), i); err != nil {
-						failed.Store(err)
-						return
-					}
-				}
-			})
+		line, err := lines.ReadString('\n')
+		if err != nil || line != "done\n" {
+			return fmt.Errorf("the clients: %s%w", line, err)
 		}
-		wg.Wait()
-		if err := failed.Load(); err != nil {
-			b.Fatal(err)
-		}
-		return time.Since(began) / (clients * each)
+		return nil
 	}
-	round(refresh) // connections, statements
-	round(floor)
-	var ours, least time.Duration
-	n := 0
+}
+
+// BenchmarkLogin: what a login costs beyond the hash of its password, which is
+// dear on purpose. One at a time, in turns with the bare hash.
+func BenchmarkLogin(b *testing.B) {
+	s, _ := busy(b)
+	if _, err := s.accounts.Create(b.Context(), NewUser{Email: "ana@ejemplo.example", Password: testPassword}); err != nil {
+		b.Fatal(err)
+	}
+	body, err := json.Marshal(member{"email": "ana@ejemplo.example", "password": testPassword})
+	if err != nil {
+		b.Fatal(err)
+	}
+	login := func() error {
+		r := httptest.NewRequestWithContext(b.Context(), http.MethodPost, "/authn/token", bytes.NewReader(body))
+		r.Header.Set("Content-Type", "application/json")
+		w := httptest.NewRecorder()
+		if s.ServeHTTP(w, r); w.Code != http.StatusOK {
+			return fmt.Errorf("login: %d %s", w.Code, w.Body)
+		}
+		return nil
+	}
+	bare := func() error {
+		p := hashParams
+		argon2.IDKey([]byte(testPassword), make([]byte, saltSize), p.time, p.memory, p.threads, hashSize)
+		return nil
+	}
+	var ours, floor []time.Duration
+	var oursCPU, floorCPU time.Duration
 	for b.Loop() {
-		ours, least, n = ours+round(refresh), least+round(floor), n+1
+		for _, one := range []struct {
+			all *[]time.Duration
+			cpu *time.Duration
+			f   func() error
+		}{{&ours, &oursCPU, login}, {&floor, &floorCPU, bare}} {
+			c, err := measure(one.f)
+			if err != nil {
+				b.Fatal(err)
+			}
+			*one.all, *one.cpu = append(*one.all, c.wall), *one.cpu+c.cpu
+		}
 	}
-	b.ReportMetric(float64(ours)/float64(least), "x/insert+sign")
-	b.ReportMetric(float64(time.Second)*float64(n)/float64(ours), "refreshes/s")
-	b.ReportMetric(float64(runtime.GOMAXPROCS(0)), "cores")
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(float64(medianOf(ours))/float64(medianOf(floor)), "x/argon2id")
+	b.ReportMetric(float64(oursCPU)/float64(floorCPU), "x/argon2id-CPU")
+	b.ReportMetric(float64(medianOf(floor))/1e6, "argon2id-ms")
 }

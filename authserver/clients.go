@@ -17,6 +17,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/google/uuid"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/token"
 )
 
@@ -158,20 +159,18 @@ func newClientID() string { return strings.ReplaceAll(uuid.NewString(), "-", "")
 
 // checkClient says what won't do of a client: a [*FieldError] each.
 func checkClient(name string, grants []string, scope token.Scope, audiences []string) (errs []error) {
-	refuse := func(field, format string, args ...any) {
-		errs = append(errs, &FieldError{field, fmt.Sprintf(format, args...)})
-	}
+	refuse := func(field string, reason i18n.Text) { errs = append(errs, &FieldError{field, reason}) }
 	if name == "" || badText(name) != "" {
-		refuse("name", "must have 1 to %d printable characters", maxName)
+		refuse("name", i18n.Textf("must have 1 to %d printable characters", maxName))
 	}
 	if len(grants) == 0 || slices.ContainsFunc(grants, func(g string) bool { return g != GrantClientCredentials && g != GrantRefreshToken }) {
-		refuse("grants", "must be of %s, %s", GrantClientCredentials, GrantRefreshToken)
+		refuse("grants", i18n.Textf("must be of %s", GrantClientCredentials+", "+GrantRefreshToken))
 	}
 	if len(scope) == 0 || slices.ContainsFunc(scope, func(s string) bool { return !slices.Contains(token.Scopes(), s) }) {
-		refuse("scope", "must be of %s", strings.Join(token.Scopes(), ", "))
+		refuse("scope", i18n.Textf("must be of %s", strings.Join(token.Scopes(), ", ")))
 	}
 	if len(audiences) == 0 || slices.ContainsFunc(audiences, func(a string) bool { return !validAudience(a) }) {
-		refuse("audiences", "must have 1 to %d visible ASCII characters each", maxAudience)
+		refuse("audiences", i18n.Textf("must have 1 to %d visible ASCII characters", maxAudience))
 	}
 	return errs
 }
@@ -339,7 +338,7 @@ const maxClientKeys = 10
 func clientKeys(text []byte) (string, error) {
 	var set jose.JSONWebKeySet
 	if err := json.Unmarshal(text, &set); err != nil || len(set.Keys) == 0 || len(set.Keys) > maxClientKeys {
-		return "", &FieldError{"jwks", fmt.Sprintf("must be a JSON Web Key Set (RFC 7517) with 1 to %d keys", maxClientKeys)}
+		return "", &FieldError{"jwks", i18n.Textf("must be a JSON Web Key Set (RFC 7517) with 1 to %d keys", maxClientKeys)}
 	}
 	for i := range set.Keys {
 		k := &set.Keys[i]
@@ -380,10 +379,10 @@ func validAudience(name string) bool {
 func (c *Clients) AddAudience(ctx context.Context, a RegisteredAudience) (*RegisteredAudience, error) {
 	var errs []error
 	if !validAudience(a.Name) {
-		errs = append(errs, &FieldError{"name", fmt.Sprintf("must have 1 to %d visible ASCII characters", maxAudience)})
+		errs = append(errs, &FieldError{"name", i18n.Textf("must have 1 to %d visible ASCII characters", maxAudience)})
 	}
 	if a.Type != token.TypeAccess && a.Type != token.TypeJWT {
-		errs = append(errs, &FieldError{"typ", "must be " + token.TypeAccess + " or " + token.TypeJWT})
+		errs = append(errs, &FieldError{"typ", i18n.Textf("must be %s or %s", token.TypeAccess, token.TypeJWT)})
 	}
 	if a.TokenLife < 0 || a.TokenLife > 0 && a.TokenLife < time.Second {
 		errs = append(errs, &FieldError{"token_life", "must be a second or more"})

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/token"
 )
 
@@ -163,7 +164,7 @@ func (a *Accounts) importedRow(in *imported) (*userRow, error) {
 		if len(format) > 20 || format == in.hash {
 			format = "unknown"
 		}
-		errs = append(errs, &FieldError{"password", "is stored in a format that isn't read (" + printable(format, 20) + ")"})
+		errs = append(errs, &FieldError{"password", i18n.Textf("is stored in a format that isn't read (%s)", printable(format, 20))})
 	}
 	if in.user.Language != "" && in.user.Language != Spanish && in.user.Language != English {
 		errs = append(errs, &FieldError{"language", "must be es or en"})

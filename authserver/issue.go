@@ -35,15 +35,6 @@ type issuer struct {
 	now       func() time.Time
 }
 
-// userClaims are the claims of a token, and how its user logged in (RFC 9068
-// §2.2.1). A client's own token has none of the latter.
-type userClaims struct {
-	token.Claims
-	AuthTime int64    `json:"auth_time,omitempty"` // of the login, not of the last refresh
-	ACR      string   `json:"acr,omitempty"`       // aal1 or aal2 (NIST 800-63B)
-	AMR      []string `json:"amr,omitempty"`       // RFC 8176
-}
-
 // issue makes the access token of a grant and says how long it lives.
 func (i *issuer) issue(ctx context.Context, g *grant) (text string, scope token.Scope, life time.Duration, err error) {
 	audience, err := i.audiences.find(ctx, g.Audience)
@@ -66,12 +57,12 @@ func (i *issuer) issue(ctx context.Context, g *grant) (text string, scope token.
 	if audience.Life > 0 {
 		life = min(life, audience.Life) // keys stay published for tokens of the policy's life
 	}
-	claims := userClaims{Claims: token.Claims{
+	claims := token.Claims{
 		Issuer: i.url, Subject: g.UserID, Audience: token.Audience{g.Audience}, ClientID: g.ClientID,
 		Expiry: now.Add(life).Unix(), IssuedAt: now.Add(-i.backdate).Unix(), ID: id.String(),
 		Session: g.SessionID.String(), Scope: token.ScopesOf(g.Roles), Roles: g.Roles,
 		UserID: g.UserID, Use: token.UseAccess,
-	}}
+	}
 	if g.UserID != "" {
 		claims.AuthTime, claims.AMR, claims.ACR = g.AuthTime.Unix(), strings.Fields(g.AMR), assurance(g.AMR)
 	}

@@ -64,7 +64,7 @@ var (
 // registerOAuth is the route table for clients.
 func (s *Server) registerOAuth() {
 	s.oauthRoute(tokenPath, "oauth2-token", "A token for a client, or the next pair for a refresh token (RFC 6749 §4.4, §6)", tokenParams, s.oauthToken)
-	s.oauthRoute(revokePath, "oauth2-revoke", "End the session of a token (RFC 7009)", aboutToken, s.oauthRevoke)
+	s.oauthRoute(revokePath, "oauth2-revoke", "End the session of a token, or a token without one (RFC 7009)", aboutToken, s.oauthRevoke)
 	s.oauthRoute(introspectPath, "oauth2-introspect", "Whether a token is good right now (RFC 7662)", aboutToken, s.oauthIntrospect)
 }
 
@@ -87,7 +87,7 @@ func (r *oauthRequest) acting(ctx context.Context) context.Context {
 // so is its description.
 func (s *Server) oauthRoute(path, id, summary string, own []param, h func(context.Context, *oauthRequest) (any, error)) {
 	params := slices.Concat(own, clientParams)
-	s.api.Router.Path(path).Methods(http.MethodPost).HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s.api.Public(http.MethodPost, path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // clients show no token
 		ctx := s.notePeer(r.Context(), r, w.Header().Set)
 		form, err := readForm(r, params)
 		if err != nil {
@@ -108,7 +108,7 @@ func (s *Server) oauthRoute(path, id, summary string, own []param, h func(contex
 			return
 		}
 		writeOAuth(w, http.StatusOK, out)
-	})
+	}))
 
 	schema := &huma.Schema{Type: huma.TypeObject, Properties: map[string]*huma.Schema{}}
 	for _, p := range params {
@@ -332,8 +332,9 @@ func (s *Server) sessionOf(ctx context.Context, client *Client, text string) (*s
 	return row, nil
 }
 
-// oauthRevoke ends the session that a token belongs to. A token that is none,
-// or somebody else's, is answered like one that was revoked (RFC 7009 §2.2).
+// oauthRevoke ends the session that a token belongs to, or, if there is none,
+// that access token alone. A token that is none, or somebody else's, is
+// answered like one that was revoked (RFC 7009 §2.2).
 func (s *Server) oauthRevoke(ctx context.Context, r *oauthRequest) (any, error) {
 	text := r.form["token"]
 	if strings.HasPrefix(text, refreshPrefix) {
@@ -351,8 +352,8 @@ func (s *Server) oauthRevoke(ctx context.Context, r *oauthRequest) (any, error) 
 		return struct{}{}, nil //nolint:nilerr // see above
 	}
 	id, err := uuid.Parse(claims.Session)
-	if err != nil {
-		return nil, badRequest("unsupported_token_type", "A client's own access token can't be called back: it expires by itself.")
+	if err != nil { // a client's own
+		return struct{}{}, s.accounts.store.withdraw(ctx, claims.ID, s.issuer.now())
 	}
 	return struct{}{}, s.accounts.store.end(r.acting(ctx), id, "revoked", s.issuer.now())
 }
@@ -399,11 +400,33 @@ func (s *Server) oauthIntrospect(ctx context.Context, r *oauthRequest) (any, err
 			return nil, err
 		}
 	}
+	if claims.Session == "" {
+		if good, err := s.standsAlone(ctx, claims); err != nil || !good {
+			return introspection{}, err
+		}
+	}
 	return introspection{
 		Active: true, Scope: claims.Scope.String(), ClientID: claims.ClientID, TokenType: "Bearer",
 		Expiry: claims.Expiry, IssuedAt: claims.IssuedAt, Subject: claims.Subject, Audience: claims.Audience,
 		Issuer: claims.Issuer, ID: claims.ID, Session: claims.Session,
 	}, nil
+}
+
+// standsAlone says whether a token that belongs to no session is still good: it
+// was not withdrawn, and its client is not disabled.
+func (s *Server) standsAlone(ctx context.Context, claims *token.Claims) (bool, error) {
+	withdrawn, err := s.accounts.store.withdrawn(ctx, claims.ID)
+	if err != nil || withdrawn {
+		return false, err
+	}
+	if claims.Subject != claims.ClientID {
+		return true, nil
+	}
+	row, err := s.accounts.store.findClient(ctx, claims.ClientID)
+	if errors.Is(err, ErrNoClient) {
+		return false, nil
+	}
+	return err == nil && row.DisabledAt == nil, err
 }
 
 func (s *Server) introspectRefresh(ctx context.Context, client *Client, text string) (any, error) {
@@ -444,14 +467,14 @@ func writeOAuthError(ctx context.Context, w http.ResponseWriter, err error) {
 		web.NoteCause(ctx, err)
 		e = &oauthError{http.StatusBadRequest, "invalid_grant", "The refresh token is not valid, or not any more."}
 	case errors.As(err, &p): // what reading the body came to
-		e = &oauthError{p.Status, "invalid_request", p.Detail}
+		e = &oauthError{p.Status, "invalid_request", p.Error()}
 	case errors.Is(err, keys.ErrStale), errors.Is(err, keys.ErrNotReady), errors.Is(err, errNoSigner), isUnavailable(err):
 		web.NoteCause(ctx, err)
 		w.Header().Set("Retry-After", "2")
 		e = &oauthError{http.StatusServiceUnavailable, "temporarily_unavailable", "The server can't answer this just now. Try again later."}
 	default:
 		p = web.Internal(ctx, err)
-		e = &oauthError{p.Status, "server_error", p.Detail}
+		e = &oauthError{p.Status, "server_error", p.Error()}
 	}
 	writeOAuth(w, e.status, e)
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/ccojocar/zxcvbn-go/data"
 	"golang.org/x/text/unicode/norm"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // Length of a password, in code points after normalisation (NIST 800-63B
@@ -25,7 +27,7 @@ func normalisePassword(password string) string { return norm.NFKC.String(passwor
 // weakness says in words why a password may not be chosen, or "" when it may.
 // It follows NIST 800-63B: length, a list of common passwords, nothing taken
 // from the user's own data; no rules about kinds of characters.
-func weakness(password string, own ...string) string {
+func weakness(password string, own ...string) i18n.Text {
 	password = normalisePassword(password)
 	switch n := utf8.RuneCountInString(password); {
 	case n < minPassword:

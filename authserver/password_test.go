@@ -44,7 +44,7 @@ func TestWeakness(t *testing.T) {
 		{"casas del norte y del sur", ""},
 	} {
 		got := weakness(tc.password, own...)
-		if (got == "") != (tc.want == "") || !strings.Contains(got, tc.want) {
+		if (got == "") != (tc.want == "") || !strings.Contains(got.String(), tc.want) {
 			t.Errorf("%q: %q, want %q", tc.password, got, tc.want)
 		}
 	}

@@ -12,21 +12,23 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/urbandata/urbandata/keys"
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/web"
 )
 
-// access says who may call a route.
+// access says who may call a route. Its zero value says nothing: the server
+// doesn't start.
 type access int
 
 const (
-	public       access = iota // anybody
-	user                       // whoever has an access token of ours
-	grants                     // anybody, and errors are RFC 6749's too
-	admin                      // whoever may manage keys
-	adminUsers                 // … users
-	adminClients               // … clients and audiences
-	auditor                    // whoever may read the audit
+	public       access = iota + 1 // anybody
+	user                           // whoever has an access token of ours
+	grants                         // anybody, and errors are RFC 6749's too
+	admin                          // whoever may manage keys
+	adminUsers                     // … users
+	adminClients                   // … clients and audiences
+	auditor                        // whoever may read the audit
 )
 
 // adminScopes are the scopes of routes that are for administrators.
@@ -50,9 +52,9 @@ func (s *Server) register() error {
 	route(s, http.MethodPost, "/authn/sign_out", public, 204, s.signOut, "End a session, by its access token or its refresh token")
 	route(s, http.MethodGet, "/authn/me", user, 200, s.me, "The user whose token this is")
 	route(s, http.MethodPatch, "/authn/me", user, 200, s.changeProfile, "Change one's profile (RFC 7396): what is absent stays, null empties")
-	route(s, http.MethodDelete, "/authn/me", user, 202, s.deleteMe, "Delete one's account: it is erased after a grace period")
+	route(s, http.MethodDelete, "/authn/me", user, 202, s.deleteMe, "Delete one's account: it is erased after a grace period", recentLogin)
 	route(s, http.MethodGet, "/authn/me/data", user, 200, s.data, "All that is kept about one")
-	route(s, http.MethodPost, "/authn/me/password", user, 204, s.changePassword, "Change one's password; one's other sessions end")
+	route(s, http.MethodPost, "/authn/me/password", user, 204, s.changePassword, "Change one's password; one's other sessions end", strongLogin)
 	route(s, http.MethodPost, "/authn/restore", public, 204, s.restore, "Bring back an account that its owner deleted")
 	if s.accounts.options.Sealer != nil {
 		route(s, http.MethodPost, "/authn/me/totp", user, 200, s.offerSecondFactor, "Be offered a second factor (RFC 6238)")
@@ -61,7 +63,7 @@ func (s *Server) register() error {
 		route(s, http.MethodPost, "/authn/me/recovery_codes", user, 200, s.newRecoveryCodes, "New recovery codes in the place of the old")
 	}
 	if s.accounts.outbox != nil {
-		route(s, http.MethodPost, "/authn/me/email", user, 202, s.requestEmail, "Ask for another address; a link goes there")
+		route(s, http.MethodPost, "/authn/me/email", user, 202, s.requestEmail, "Ask for another address; a link goes there", strongLogin)
 		route(s, http.MethodPost, "/authn/email/verify", user, 202, s.requestVerification, "Have the mail sent again that verifies one's address")
 		route(s, http.MethodPost, "/authn/email/confirm", public, 204, s.confirmEmail, "Use a link that verifies or changes an address")
 		route(s, http.MethodPost, "/authn/password/reset", public, 202, s.requestReset, "Ask for a link to choose another password")
@@ -72,8 +74,8 @@ func (s *Server) register() error {
 	route(s, http.MethodDelete, "/authn/sessions/others", user, 204, s.endOtherSessions, "End one's other sessions")
 	route(s, http.MethodDelete, "/authn/sessions/{id}", user, 204, s.endSession, "End one of one's sessions")
 	route(s, http.MethodGet, "/admin/keys", admin, 200, s.listKeys, "The signing keys, their states, what comes next and who holds them")
-	route(s, http.MethodPost, "/admin/keys/rotate", admin, 200, s.rotateKey, "Let the next key of an algorithm take over: when every verifier holds it, or at once")
-	route(s, http.MethodPost, "/admin/keys/{kid}/revoke", admin, 200, s.revokeKey, "Take a key out of use for ever, at once")
+	route(s, http.MethodPost, "/admin/keys/rotate", admin, 200, s.rotateKey, "Let the next key of an algorithm take over: when every verifier holds it, or at once", recentLogin)
+	route(s, http.MethodPost, "/admin/keys/{kid}/revoke", admin, 200, s.revokeKey, "Take a key out of use for ever, at once", recentLogin)
 	route(s, http.MethodGet, "/admin/keys/history", admin, 200, s.keyHistory, "What happened to the keys, the newest first")
 	s.registerAdmin() // /admin/users, /admin/clients, /admin/audiences, /admin/audit
 	s.registerOAuth() // POST /oauth2/…
@@ -81,7 +83,7 @@ func (s *Server) register() error {
 	return s.api.RegisterDocs() // GET /docs, /openapi.json
 }
 
-func route[I, O any](s *Server, method, path string, who access, status int, h func(context.Context, *I) (*O, error), summary string) {
+func route[I, O any](s *Server, method, path string, who access, status int, h func(context.Context, *I) (*O, error), summary string, demands ...demand) {
 	op := huma.Operation{
 		OperationID: operationID(method, path, s.api.Huma.OpenAPI().Paths[path] != nil),
 		Method:      method, Path: path, Summary: summary, DefaultStatus: status, Tags: []string{"authn"},
@@ -91,10 +93,12 @@ func route[I, O any](s *Server, method, path string, who access, status int, h f
 	}
 	switch who {
 	case user:
+		s.api.Declare(method, path, "users")
 		op.Errors = append(op.Errors, 403, 404, 409)
 		op.Security = web.Scopes()
 		op.Middlewares = append(op.Middlewares, s.authenticate)
 	case admin, adminUsers, adminClients, auditor:
+		s.api.Declare(method, path, adminScopes[who])
 		op.Errors = append(op.Errors, 403, 404, 409)
 		op.Security = web.Scopes(adminScopes[who])
 		op.Middlewares = append(op.Middlewares, s.authenticate, s.authorizeAdmin(adminScopes[who]))
@@ -102,9 +106,17 @@ func route[I, O any](s *Server, method, path string, who access, status int, h f
 			op.Tags = []string{"keys"}
 		}
 	case grants:
+		s.api.DeclarePublic(method, path)
 		op.Metadata = web.OAuth
 	case public:
+		s.api.DeclarePublic(method, path)
 		op.Errors = append(op.Errors, 409)
+	}
+	wanted := s.stepUp.wanted(who, demands)
+	if wanted != nil {
+		op.Middlewares = append(op.Middlewares, s.demanding(wanted))
+		op.Responses = map[string]*huma.Response{}
+		defer func() { wanted.document(s.api.Huma.OpenAPI().Paths[path], method) }()
 	}
 	const mergePatch = "application/merge-patch+json"
 	if method == http.MethodPatch { // clients that know only application/json mean the same
@@ -189,6 +201,11 @@ func problem(ctx context.Context, err error) *web.Problem {
 		return web.NewProblem(http.StatusForbidden, "wrong_password", "The password given is not the account's.")
 	case errors.Is(err, ErrCredentials):
 		return invalidGrant("wrong_credentials", "No active account has this e-mail address and password.")
+	case errors.Is(err, ErrUnmet):
+		p := web.NewProblem(http.StatusBadRequest, "unmet_authentication_requirements",
+			"The user has no second factor, and the login is to be as acr_values says. Turn one on first.")
+		p.OAuthError = p.Code // OpenID Connect Unmet Authentication Requirements
+		return p
 	case errors.Is(err, ErrInvalidGrant):
 		web.NoteCause(ctx, err)
 		return invalidGrant("invalid_refresh_token", "The refresh token is not valid, or not any more. Log in again.")
@@ -234,9 +251,9 @@ func problem(ctx context.Context, err error) *web.Problem {
 
 // invalidGrant is RFC 6749's invalid_grant, with the 401 that the original's
 // clients know in the place of 400.
-func invalidGrant(code, detail string) *web.Problem {
+func invalidGrant(code string, detail i18n.Text) *web.Problem {
 	p := web.NewProblem(http.StatusUnauthorized, code, detail).With("WWW-Authenticate", `Bearer realm="authn"`)
-	p.OAuthError, p.OAuthDescription = "invalid_grant", detail
+	p.OAuthError, p.OAuthDescription = "invalid_grant", detail.String()
 	return p
 }
 
@@ -329,6 +346,8 @@ type tokenInput struct {
 		OTP      string `json:"otp,omitempty" maxLength:"64" doc:"A code of the second factor, or a recovery code, if one is on" example:"123456"`
 		Refresh  string `json:"refresh,omitempty" maxLength:"4096" doc:"A refresh token that this device had before, even one that gives nothing any more: strangers' wrong passwords then don't count for it"`
 		Audience string `json:"audience,omitempty" maxLength:"200" pattern:"^[!-~]*$" doc:"Whom the access token is for; inmuebles if absent" example:"inmuebles"`
+		ACR      string `json:"acr_values,omitempty" maxLength:"200" doc:"How strong the login must be, values with spaces between, as a challenge says (RFC 9470): aal2 wants the second factor" example:"aal2"`
+		MaxAge   int    `json:"max_age,omitempty" minimum:"0" doc:"Of a challenge, in seconds: a login meets any"`
 	}
 }
 
@@ -371,7 +390,7 @@ func (s *Server) token(ctx context.Context, in *tokenInput) (*tokensOutput, erro
 	}
 	from := peerOf(ctx)
 	from.Refresh = b.Refresh
-	g, err := s.accounts.login(ctx, email, b.Password, b.OTP, clientID, audience, from)
+	g, err := s.accounts.login(ctx, email, b.Password, b.OTP, clientID, audience, strings.Fields(b.ACR), from)
 	return s.answer(ctx, "password", g, err)
 }
 
@@ -405,7 +424,7 @@ func (s *Server) answer(ctx context.Context, kind string, g *grant, err error) (
 		case errors.Is(err, ErrReused):
 			outcome = "reused"
 		case errors.Is(err, ErrCredentials), errors.Is(err, ErrInvalidGrant), errors.Is(err, ErrDeleted), errors.Is(err, ErrUnverified),
-			errors.Is(err, ErrOTPRequired), errors.Is(err, ErrOTP):
+			errors.Is(err, ErrOTPRequired), errors.Is(err, ErrOTP), errors.Is(err, ErrUnmet):
 			outcome = "refused"
 		case errors.Is(err, ErrBusy):
 			outcome = "busy"

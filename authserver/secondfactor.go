@@ -16,6 +16,8 @@ import (
 	"github.com/pquerna/otp"
 	"github.com/pquerna/otp/hotp"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
+	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/web"
 )
 
@@ -63,9 +65,9 @@ var base32Encoding = base32.StdEncoding.WithPadding(base32.NoPadding)
 // 800-63B that its login had.
 func assurance(amr string) string {
 	if amr == amrPasswordAndOTP {
-		return "aal2"
+		return token.ACRTwoFactors
 	}
-	return "aal1"
+	return token.ACRSingleFactor
 }
 
 type passwordOnlyInput struct {
@@ -328,7 +330,9 @@ func (a *Accounts) reseal(ctx context.Context) error {
 func factorProblem(ctx context.Context, err error) *web.Problem {
 	refused := invalidGrant
 	if ctx.Value(claimsKey{}) != nil {
-		refused = func(code, detail string) *web.Problem { return web.NewProblem(http.StatusForbidden, code, detail) }
+		refused = func(code string, detail i18n.Text) *web.Problem {
+			return web.NewProblem(http.StatusForbidden, code, detail)
+		}
 	}
 	switch {
 	case errors.Is(err, ErrOTPRequired):

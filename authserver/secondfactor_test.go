@@ -124,14 +124,18 @@ func TestSecondFactor(t *testing.T) {
 		access = m["access"].(string)
 
 		// What asks for both factors.
-		if m := a.must(403, "DELETE", "/authn/me", access, member{"password": testPassword}); m["code"] != "otp_required" {
+		if m := a.must(403, "DELETE", "/authn/me/totp", access, member{"password": testPassword}); m["code"] != "otp_required" {
 			t.Errorf("%v", m)
 		}
 		m = a.must(200, "POST", "/authn/me/recovery_codes", access, member{"password": testPassword, "otp": recovery[1]})
 		fresh := m["recovery_codes"].([]any)
-		a.must(401, "POST", "/authn/token", "", login(recovery[2])) // the old ones are gone
-		a.must(200, "POST", "/authn/token", "", login(fresh[0].(string)))
-		a.must(202, "DELETE", "/authn/me", access, member{"password": testPassword, "otp": fresh[1]})
+		a.must(401, "POST", "/authn/token", "", login(recovery[2]))                                   // the old ones are gone
+		a.must(401, "DELETE", "/authn/me", access, member{"password": testPassword, "otp": fresh[1]}) // begun before the factor: stepup_test.go
+		m = a.must(200, "POST", "/authn/token", "", login(fresh[0].(string)))
+		if m := a.must(403, "DELETE", "/authn/me", m["access"].(string), member{"password": testPassword, "otp": fresh[0]}); m["code"] != "wrong_otp" {
+			t.Errorf("%v", m)
+		}
+		a.must(202, "DELETE", "/authn/me", m["access"].(string), member{"password": testPassword, "otp": fresh[1]})
 		a.must(401, "POST", "/authn/restore", "", login(""))
 		if m := a.must(401, "POST", "/authn/token", "", login(fresh[2].(string))); m["code"] != "account_deleted" {
 			t.Errorf("%v", m)

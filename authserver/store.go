@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"time"
 
@@ -39,14 +40,16 @@ type Store struct {
 	// The hot statements, prepared once: lib/pq makes two round trips of
 	// one that isn't.
 	userByEmail, userFromEmail, userByID, insertSession, rotate, readSession, endSession, liveUser,
-	knownNetwork, counts, clientByID, spend *sqlx.Stmt
+	knownNetwork, counts, clientByID, spend, peekRevoked, readRevoked *sqlx.Stmt
+
+	wake chan struct{} // see ended
 }
 
 // NewStore prepares the statements on migrated databases. write and read are
 // the two pools of one database, or one pool twice. The caller closes the
 // pools after the store.
 func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
-	s := &Store{write: write, read: read, audit: audit.NewLog(write, AuditLog)}
+	s := &Store{write: write, read: read, wake: make(chan struct{}, 1), audit: audit.NewLog(write, AuditLog)}
 	s.logs = map[string]*audit.Log{AuditLog: s.audit, keys.AuditLog: audit.NewLog(write, keys.AuditLog)}
 	for _, p := range []struct {
 		stmt **sqlx.Stmt
@@ -66,6 +69,8 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 		{&s.counts, read, "SELECT key, count, last_at, expires_at FROM throttle WHERE key IN (?, ?, ?)"},
 		{&s.clientByID, read, selectClient + " WHERE id = ?"},
 		{&s.spend, write, "INSERT INTO client_assertions (id, expires_at) VALUES (?, ?)"},
+		{&s.peekRevoked, read, peekRevocationsSQL},
+		{&s.readRevoked, read, readRevocationsSQL},
 	} {
 		stmt, err := p.db.PreparexContext(ctx, p.db.Rebind(p.text)) //nolint:sqlclosecheck // Close does
 		if err != nil {
@@ -81,7 +86,7 @@ func (s *Store) Close() error {
 	var errs []error
 	for _, stmt := range []*sqlx.Stmt{
 		s.userByEmail, s.userFromEmail, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser,
-		s.knownNetwork, s.counts, s.clientByID, s.spend,
+		s.knownNetwork, s.counts, s.clientByID, s.spend, s.peekRevoked, s.readRevoked,
 	} {
 		if stmt != nil {
 			errs = append(errs, stmt.Close())
@@ -299,23 +304,30 @@ type newSession struct {
 
 // A session starts only for a user who, at that very moment, isn't disabled
 // and still has the password that was checked: else the subquery is NULL,
-// which the column refuses.
+// which the column refuses. Ids are random: one that is there already was put
+// there by the same statement, whose answer was lost.
 const insertSessionSQL = `INSERT INTO sessions (id, user_id, client_id, audience, mark_key, current_hash, history,
 	created_at, rotated_at, idle_expires_at, expires_at, user_agent, network, amr)
-	VALUES (?, (SELECT id FROM users WHERE id = ? AND password_hash = ? AND disabled_at IS NULL), ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?)`
+	VALUES (?, (SELECT id FROM users WHERE id = ? AND password_hash = ? AND disabled_at IS NULL), ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?)
+	ON CONFLICT (id) DO NOTHING`
 
 // startSession stores a session for the user whose password was checked
 // against passwordHash, or returns [ErrNoUser] when that no longer holds.
 func (s *Store) startSession(ctx context.Context, n *newSession, passwordHash string) error {
 	created := n.CreatedAt.UnixMilli()
-	err := s.transaction(ctx, func(tx *sqlx.Tx) error {
-		_, err := tx.StmtxContext(ctx, s.insertSession).ExecContext(ctx, n.ID.String(), n.UserID, passwordHash, n.ClientID, n.Audience,
-			n.MarkKey, n.CurrentHash, created, created, n.IdleExpiresAt.UnixMilli(), n.ExpiresAt.UnixMilli(),
-			n.Peer.UserAgent, n.Peer.network(), n.AMR)
-		if err != nil {
-			return err
-		}
-		return s.record(ctx, tx, n.CreatedAt, act{what: actLogin, whom: userName(n.UserID), after: loginState{n.ID.String(), n.ClientID, n.Audience, n.AMR}})
+	err := again(func() error {
+		return s.transaction(ctx, func(tx *sqlx.Tx) error {
+			res, err := tx.StmtxContext(ctx, s.insertSession).ExecContext(ctx, n.ID.String(), n.UserID, passwordHash, n.ClientID, n.Audience,
+				n.MarkKey, n.CurrentHash, created, created, n.IdleExpiresAt.UnixMilli(), n.ExpiresAt.UnixMilli(),
+				n.Peer.UserAgent, n.Peer.network(), n.AMR)
+			if err != nil {
+				return err
+			}
+			if rows, err := res.RowsAffected(); err != nil || rows == 0 {
+				return err // it is there, and its entry with it
+			}
+			return s.record(ctx, tx, n.CreatedAt, act{what: actLogin, whom: userName(n.UserID), after: loginState{n.ID.String(), n.ClientID, n.Audience, n.AMR}})
+		})
 	})
 	if isNull(err) {
 		return ErrNoUser
@@ -340,19 +352,21 @@ const rotateSQL = `UPDATE sessions SET
 
 // rotateSession puts next in the place of current, in one statement. It
 // returns nil where current isn't the live current token of its session;
-// [Store.loadSession] then tells why. It may be repeated with the same
-// arguments when it isn't known whether it took place: judge then finds
-// current superseded and arrives at the same next.
+// [Store.loadSession] then tells why. It is repeated with the same arguments
+// when it isn't known whether it took place: judge then finds current
+// superseded and arrives at the same next.
 func (s *Store) rotateSession(ctx context.Context, now time.Time, current, next refreshToken,
 	nonce [secretSize]byte, grace, idle time.Duration, from peer,
 ) (*session, error) {
 	ms := now.UnixMilli()
 	entry := superseded(current.hash(), nonce, now)
 	var row session
-	err := s.rotate.GetContext(ctx, &row, next.hash(),
-		now.Add(-grace).UnixMilli(), entry, entry, historyMax*historyEntry,
-		ms, now.Add(idle).UnixMilli(), from.UserAgent, from.network(),
-		current.session.String(), current.hash(), ms, ms)
+	err := again(func() error {
+		return s.rotate.GetContext(ctx, &row, next.hash(),
+			now.Add(-grace).UnixMilli(), entry, entry, historyMax*historyEntry,
+			ms, now.Add(idle).UnixMilli(), from.UserAgent, from.network(),
+			current.session.String(), current.hash(), ms, ms)
+	})
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil //nolint:nilnil // the usual third outcome, said in the comment
 	}
@@ -371,7 +385,7 @@ const readSessionSQL = `SELECT s.user_id, s.client_id, s.audience, s.mark_key, s
 // none.
 func (s *Store) loadSession(ctx context.Context, id uuid.UUID) (*session, error) {
 	var row session
-	err := s.readSession.GetContext(ctx, &row, id.String())
+	err := again(func() error { return s.readSession.GetContext(ctx, &row, id.String()) })
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, ErrInvalidGrant
 	}
@@ -383,20 +397,23 @@ func (s *Store) loadSession(ctx context.Context, id uuid.UUID) (*session, error)
 
 // end ends a session; one that has ended already stays as it is.
 func (s *Store) end(ctx context.Context, id uuid.UUID, reason string, now time.Time) error {
-	return s.transaction(ctx, func(tx *sqlx.Tx) error {
-		var userID string
-		err := tx.StmtxContext(ctx, s.endSession).GetContext(ctx, &userID, now.UnixMilli(), reason, id.String())
-		if errors.Is(err, sql.ErrNoRows) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("end a session: %w", err)
-		}
-		a := act{what: actSessionEnded, whom: userName(userID), why: reason, after: sessionsState{[]string{id.String()}, 1}}
-		if reason == reasonReused {
-			a.what, a.who = actSessionReused, actorAnonymous // the thief, or who was robbed
-		}
-		return s.record(ctx, tx, now, a)
+	defer s.ended()
+	return again(func() error {
+		return s.transaction(ctx, func(tx *sqlx.Tx) error {
+			var userID string
+			err := tx.StmtxContext(ctx, s.endSession).GetContext(ctx, &userID, now.UnixMilli(), reason, id.String())
+			if errors.Is(err, sql.ErrNoRows) {
+				return nil
+			}
+			if err != nil {
+				return fmt.Errorf("end a session: %w", err)
+			}
+			a := act{what: actSessionEnded, whom: userName(userID), why: reason, after: sessionsState{[]string{id.String()}, 1}}
+			if reason == reasonReused {
+				a.what, a.who = actSessionReused, actorAnonymous // the thief, or who was robbed
+			}
+			return s.record(ctx, tx, now, a)
+		})
 	})
 }
 
@@ -449,10 +466,27 @@ func isAborted(err error) bool {
 }
 
 // isTransient reports whether err may go away when the statement is repeated.
+// It may have taken place all the same: a connection also breaks between COMMIT
+// and its answer.
 func isTransient(err error) bool {
-	return pq.As(err, pqerror.TRSerializationFailure, pqerror.TRDeadlockDetected, pqerror.AdminShutdown,
+	var network *net.OpError
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &network) || pq.As(err, pqerror.TRSerializationFailure, pqerror.TRDeadlockDetected, pqerror.AdminShutdown,
 		pqerror.CrashShutdown, pqerror.CannotConnectNow, pqerror.ConnectionFailure, pqerror.ConnectionException) != nil ||
 		errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone)
+}
+
+// maxTries is how often a statement is sent that failed for a reason that may
+// pass.
+const maxTries = 3
+
+// again repeats f while its failure may pass. f must be one that may take place
+// twice; database/sql does the same with a connection that is found broken.
+func again(f func() error) error {
+	for try := 1; ; try++ {
+		if err := f(); err == nil || try == maxTries || !isTransient(err) {
+			return err
+		}
+	}
 }
 
 // isUnavailable reports whether err says that the database can't be used just

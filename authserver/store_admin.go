@@ -113,6 +113,7 @@ func keepAdministrator(ctx context.Context, tx *sqlx.Tx, id string) error {
 // restore it any more, and it is erased as it would have been. Who is enabled
 // isn't erased.
 func (s *Store) changeUser(ctx context.Context, id string, c UserChange, now time.Time) (*userRow, error) {
+	defer s.ended() // perhaps
 	var u *userRow
 	err := s.transaction(ctx, func(tx *sqlx.Tx) (err error) {
 		disables := c.Disabled != nil && *c.Disabled
@@ -174,6 +175,7 @@ func (s *Store) unlessOperator(ctx context.Context, tx *sqlx.Tx, id string) erro
 // sessions. It returns when it is erased, [ErrNoUser] or
 // [ErrLastAdministrator]. One that is deleted already stays as it is.
 func (s *Store) deleteByAdministrator(ctx context.Context, id string, eraseAt, now time.Time) (time.Time, error) {
+	defer s.ended()
 	err := s.transaction(ctx, func(tx *sqlx.Tx) error {
 		if err := s.unlessOperator(ctx, tx, id); err != nil {
 			return err

@@ -87,6 +87,7 @@ func (s *Store) insertClient(ctx context.Context, r *clientRow) error {
 // changeClient has f change a client, and returns it as it is then, or
 // [ErrNoClient], or what f returns.
 func (s *Store) changeClient(ctx context.Context, id string, now time.Time, f func(*clientRow) error) (*clientRow, error) {
+	defer s.ended() // perhaps
 	var row clientRow
 	err := s.transaction(ctx, func(tx *sqlx.Tx) error {
 		err := tx.GetContext(ctx, &row, tx.Rebind(selectClient+" WHERE id = ?"+forChange(tx)), id)
@@ -129,6 +130,7 @@ func (s *Store) changeClient(ctx context.Context, id string, now time.Time, f fu
 
 // removeClient deletes a client, or returns [ErrNoClient].
 func (s *Store) removeClient(ctx context.Context, id string, now time.Time) error {
+	defer s.ended()
 	return s.transaction(ctx, func(tx *sqlx.Tx) error {
 		if err := oneRow(ctx, tx, "remove a client", ErrNoClient, "DELETE FROM clients WHERE id = ?", id); err != nil {
 			return err

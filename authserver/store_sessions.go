@@ -58,6 +58,7 @@ func (s *Store) allSessions(ctx context.Context, userID string, limit int) ([]se
 // endOwn ends a live session of a user, or returns [ErrNoSession].
 func (s *Store) endOwn(ctx context.Context, userID string, id uuid.UUID, reason string, now time.Time) error {
 	ms := now.UnixMilli()
+	defer s.ended()
 	return s.transaction(ctx, func(tx *sqlx.Tx) error {
 		err := oneRow(ctx, tx, "end a session", ErrNoSession,
 			"UPDATE sessions SET ended_at = ?, ended_reason = ? WHERE id = ? AND user_id = ? AND"+isLive,
@@ -71,6 +72,7 @@ func (s *Store) endOwn(ctx context.Context, userID string, id uuid.UUID, reason 
 
 // endAll ends a user's sessions but one ([uuid.Nil] for none).
 func (s *Store) endAll(ctx context.Context, userID string, but uuid.UUID, reason string, now time.Time) error {
+	defer s.ended()
 	return s.transaction(ctx, func(tx *sqlx.Tx) error { return s.endAllWithin(ctx, tx, userID, but, reason, now) })
 }
 

@@ -37,6 +37,7 @@ func (s *Store) changeProfile(ctx context.Context, id string, first, last, compa
 // changed runs an UPDATE of one user within a transaction, and then more, or
 // returns [ErrNoUser] when it met none.
 func (s *Store) changed(ctx context.Context, update string, args []any, more ...func(*sqlx.Tx) error) error {
+	defer s.ended() // perhaps
 	return s.transaction(ctx, func(tx *sqlx.Tx) error {
 		if err := oneRow(ctx, tx, "change a user", ErrNoUser, update, args...); err != nil {
 			return err
@@ -60,7 +61,7 @@ func inTurn(tx *sqlx.Tx, more ...func(*sqlx.Tx) error) error {
 func (s *Store) transaction(ctx context.Context, f func(*sqlx.Tx) error) error {
 	for try := 1; ; try++ {
 		err := s.attempt(ctx, f)
-		if err == nil || try == refreshTries || !isAborted(err) {
+		if err == nil || try == maxTries || !isAborted(err) {
 			return err
 		}
 	}
@@ -110,6 +111,7 @@ func (s *Store) rehash(ctx context.Context, u *userRow, hash string) error {
 // when u was disabled or given another password meanwhile, or
 // [ErrLastAdministrator].
 func (s *Store) deleteUser(ctx context.Context, u *userRow, eraseAt time.Time, notice *outboxRow, now time.Time) error {
+	defer s.ended()
 	return s.transaction(ctx, func(tx *sqlx.Tx) error {
 		if err := keepAdministrator(ctx, tx, u.ID); err != nil {
 			return err

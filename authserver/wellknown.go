@@ -35,6 +35,7 @@ type metadata struct {
 	ServiceDoc          string   `json:"service_documentation"`
 	ClaimsSupported     []string `json:"claims_supported"`
 	GrantTypesSupported []string `json:"grant_types_supported"`
+	ACRValues           []string `json:"acr_values_supported"`
 
 	TokenEndpoint         string   `json:"token_endpoint"`
 	TokenAuth             []string `json:"token_endpoint_auth_methods_supported"`
@@ -45,9 +46,13 @@ type metadata struct {
 	IntrospectionEndpoint string   `json:"introspection_endpoint"`
 	IntrospectionAuth     []string `json:"introspection_endpoint_auth_methods_supported"`
 	IntrospectionAuthAlgs []string `json:"introspection_endpoint_auth_signing_alg_values_supported"`
+
+	// Of our own: what has ended, as a JWT, and what is new in it, as events.
+	RevocationsURI       string `json:"revocations_uri"`
+	RevocationsStreamURI string `json:"revocations_stream_uri"`
 }
 
-// registerWellKnown serves the key set and the metadata. For an issuer with a
+// registerWellKnown serves the key set, the revocations and the metadata. For an issuer with a
 // path both places are served that RFC 8414 §3.1 and OpenID Connect
 // Discovery §4 name, as they arrive when a proxy doesn't take the path off.
 func (s *Server) registerWellKnown() error {
@@ -69,9 +74,11 @@ func (s *Server) registerWellKnown() error {
 		ServiceDoc:          s.issuer.url + "/docs",
 		ClaimsSupported:     []string{"iss", "sub", "aud", "client_id", "exp", "iat", "jti", "sid", "scope", "roles", "auth_time", "acr", "amr"},
 		GrantTypesSupported: []string{GrantClientCredentials, GrantRefreshToken},
+		ACRValues:           []string{token.ACRSingleFactor, token.ACRTwoFactors},
 		TokenEndpoint:       s.issuer.url + tokenPath, TokenAuth: public, TokenAuthAlgs: assertions,
 		RevocationEndpoint: s.issuer.url + revokePath, RevocationAuth: public, RevocationAuthAlgs: assertions,
 		IntrospectionEndpoint: s.issuer.url + introspectPath, IntrospectionAuth: confidential, IntrospectionAuthAlgs: assertions,
+		RevocationsURI: s.issuer.url + revocationsPath, RevocationsStreamURI: s.issuer.url + streamPath,
 	})
 	if err != nil {
 		return fmt.Errorf("authserver: render the metadata: %w", err)
@@ -87,23 +94,28 @@ func (s *Server) registerWellKnown() error {
 		return fmt.Errorf("authserver: the issuer is not a URL: %w", err)
 	}
 	get := func(path, id, summary, contentType string, h http.Handler) {
-		s.api.Router.Path(path).Methods(http.MethodGet).Handler(h)
+		s.api.Public(http.MethodGet, path, h)
 		s.api.Huma.OpenAPI().AddOperation(&huma.Operation{
 			OperationID: id, Method: http.MethodGet, Path: path, Summary: summary, Tags: []string{"keys"},
 			Responses: map[string]*huma.Response{
 				"200": {Description: "OK", Content: map[string]*huma.MediaType{contentType: {Schema: &huma.Schema{Type: huma.TypeObject}}}},
 				"304": {Description: "Not Modified: the ETag in If-None-Match is the present one"},
-				"503": {Description: "Service Unavailable: no key set has been loaded yet"},
+				"503": {Description: "Service Unavailable: it has not been loaded yet, or is too old"},
 			},
 		})
 	}
+	revocations, stream := http.HandlerFunc(s.serveRevocations), http.HandlerFunc(s.streamRevocations)
+	get(revocationsPath, "revocations", "What has ended while access tokens of it may live, as a signed JWT", revocationsType, revocations)
+	get(streamPath, "revocations-stream", "What is new there, as Server-Sent Events; Last-Event-ID resumes", "text/event-stream", stream)
 	get(jwksPath, "jwks", "The public keys that tokens are signed with (RFC 7517)", jwksType, jwks)
 	get("/.well-known/oauth-authorization-server", "metadata", "Authorization server metadata (RFC 8414)", "application/json", document)
 	get("/.well-known/openid-configuration", "openid-configuration", "The same, where OpenID Connect looks for it", "application/json", document)
 	if path := strings.TrimSuffix(u.Path, "/"); path != "" {
-		s.api.Router.Path("/.well-known/oauth-authorization-server" + path).Methods(http.MethodGet).Handler(document)
-		s.api.Router.Path(path + "/.well-known/openid-configuration").Methods(http.MethodGet).Handler(document)
-		s.api.Router.Path(path + jwksPath).Methods(http.MethodGet).Handler(jwks)
+		s.api.Public(http.MethodGet, "/.well-known/oauth-authorization-server"+path, document)
+		s.api.Public(http.MethodGet, path+"/.well-known/openid-configuration", document)
+		s.api.Public(http.MethodGet, path+jwksPath, jwks)
+		s.api.Public(http.MethodGet, path+revocationsPath, revocations)
+		s.api.Public(http.MethodGet, path+streamPath, stream)
 	}
 	return nil
 }
@@ -163,7 +175,7 @@ func (s *Server) serveJWKS(w http.ResponseWriter, r *http.Request) {
 	set, err := s.issuer.keys.JWKS()
 	if err != nil {
 		web.NoteCause(r.Context(), err)
-		web.Unavailable(time.Second).Write(w)
+		web.Unavailable(time.Second).Write(w, r)
 		return
 	}
 	fields := s.rendered(set)

@@ -20,9 +20,15 @@ const channel = "urbandata_signing_ring"
 // after each reconnect, for what it may have missed. Losing it is logged and
 // harmless. dsn is a URL or a connection string as lib/pq reads them.
 func Listen(ctx context.Context, dsn string, log *slog.Logger, wake func()) error {
+	return ListenOn(ctx, dsn, channel, log, wake)
+}
+
+// ListenOn is [Listen] for another channel of the same database: replicas tell
+// each other by it what they otherwise see when they look the next time.
+func ListenOn(ctx context.Context, dsn, channel string, log *slog.Logger, wake func()) error {
 	listener := pq.NewListener(dsn, time.Second, time.Minute, func(event pq.ListenerEventType, err error) {
 		if event == pq.ListenerEventDisconnected || event == pq.ListenerEventConnectionAttemptFailed {
-			log.WarnContext(ctx, "other replicas' changes of the signing ring are seen with each tick only, until the database can be listened to again", "err", err)
+			log.WarnContext(ctx, "other replicas' changes are seen with each tick only, until the database can be listened to again", "channel", channel, "err", err)
 		}
 	})
 	// Closing is what ends a Listen that waits for its first connection.
@@ -33,7 +39,7 @@ func Listen(ctx context.Context, dsn string, log *slog.Logger, wake func()) erro
 			return nil
 		}
 		_ = listener.Close()
-		return fmt.Errorf("keys: listen for new rings: %w", err)
+		return fmt.Errorf("keys: listen on %s: %w", channel, err)
 	}
 	wake() // for what happened before
 	ping := time.NewTicker(listenPing)

@@ -3,13 +3,13 @@ package resourceserver
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humamux"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/verify"
 	"github.com/urbandata/urbandata/pkg/web"
@@ -72,7 +72,7 @@ func (s *Server) refusal(ctx context.Context, err error) *web.Problem {
 	default:
 		code = "token_invalid"
 	}
-	return web.NewProblem(status, code, verify.Detail(err)).With("WWW-Authenticate", challenge)
+	return web.NewProblem(status, code, i18n.Foreign(verify.Detail(err))).With("WWW-Authenticate", challenge)
 }
 
 // asker is who the request is from, as the store wants to know it.
@@ -91,21 +91,21 @@ func asker(ctx context.Context) (sub string, by By) {
 func (s *Server) problem(ctx context.Context, id string, err error) error {
 	switch {
 	case errors.Is(err, ErrNotFound):
-		return web.NewProblem(http.StatusNotFound, "not_found", fmt.Sprintf("Inmueble with ID %s does not exist", shown(id)))
+		return web.NewProblem(http.StatusNotFound, "not_found", i18n.Textf("Inmueble with ID %s does not exist", shown(id)))
 	case errors.Is(err, ErrUnreadable):
 		s.leftOut(ctx, id)
-		return web.NewProblem(http.StatusNotFound, "unreadable", fmt.Sprintf(
+		return web.NewProblem(http.StatusNotFound, "unreadable", i18n.Textf(
 			"Inmueble with ID %s is stored in a form that can't be read. PUT mends it, DELETE removes it.", shown(id)))
 	case errors.Is(err, ErrNotOwner):
 		lacking := &verify.ScopeError{Need: token.Scope{token.ScopeInmueblesAdmin}}
 		_, challenge := verify.Challenge(lacking, s.realm)
-		return web.NewProblem(http.StatusForbidden, "not_owner", fmt.Sprintf("Inmueble with ID %s belongs to somebody else.", shown(id))).
+		return web.NewProblem(http.StatusForbidden, "not_owner", i18n.Textf("Inmueble with ID %s belongs to somebody else.", shown(id))).
 			With("WWW-Authenticate", challenge)
 	case errors.Is(err, ErrChanged):
-		return web.NewProblem(http.StatusPreconditionFailed, "precondition_failed", fmt.Sprintf(
+		return web.NewProblem(http.StatusPreconditionFailed, "precondition_failed", i18n.Textf(
 			"Inmueble with ID %s is not as If-Match or If-None-Match wants it. GET it, and decide again.", shown(id)))
 	case errors.Is(err, ErrDuplicate):
-		return web.NewProblem(http.StatusConflict, "duplicate", fmt.Sprintf("Inmueble with ID %s exists.", shown(id)))
+		return web.NewProblem(http.StatusConflict, "duplicate", i18n.Textf("Inmueble with ID %s exists.", shown(id)))
 	case errors.Is(err, ErrOtherRequest):
 		return web.Invalid(web.FieldError{Header: headerKey, Detail: "was used for another request"})
 	case errors.Is(err, ErrInProgress):

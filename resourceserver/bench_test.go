@@ -166,3 +166,33 @@ func BenchmarkParseStored(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkAnswer is what a document of a list costs between the database and
+// the answer, the short way.
+func BenchmarkAnswer(b *testing.B) {
+	m := sample("65f1c0ffee65f1c0ffee65f1")
+	stored, raw, at := m.appendStored(nil), m.appendBSON(nil), milli(dawn)
+	buf := make([]byte, 0, 1024)
+	for _, bm := range []struct {
+		name   string
+		answer func() bool
+	}{
+		{"SQLite", func() (ok bool) {
+			buf, ok = appendStoredAnswer(buf[:0], m.ID, m.Owner, at, at, stored)
+			return ok
+		}},
+		{"MongoDB", func() (ok bool) {
+			buf, ok = appendBSONAnswer(buf[:0], raw)
+			return ok
+		}},
+	} {
+		b.Run(bm.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if !bm.answer() {
+					b.Fatal("not the short way")
+				}
+			}
+		})
+	}
+}

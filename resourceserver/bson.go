@@ -7,6 +7,7 @@ import (
 	"go.mongodb.org/mongo-driver/bson"
 	"go.mongodb.org/mongo-driver/x/bsonx/bsoncore"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/resourceserver/query"
 )
 
@@ -103,7 +104,7 @@ func parseBSON(doc bson.Raw) (m Inmueble, id string, err error) {
 	return m, m.ID, m.Validate()
 }
 
-func (f *field) setBSON(m *Inmueble, v bsoncore.Value) string {
+func (f *field) setBSON(m *Inmueble, v bsoncore.Value) i18n.Text {
 	switch v.Type {
 	case bson.TypeString:
 		return f.setText(m, v.StringValue())
@@ -125,7 +126,7 @@ func (f *field) setBSON(m *Inmueble, v bsoncore.Value) string {
 
 // setByServer takes the members that only the server sets, and skips any
 // other.
-func (m *Inmueble) setByServer(name []byte, v bsoncore.Value) (reason string) {
+func (m *Inmueble) setByServer(name []byte, v bsoncore.Value) (reason i18n.Text) {
 	var at *time.Time
 	switch string(name) {
 	case nameOwner:

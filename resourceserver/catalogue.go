@@ -14,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/text/language"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/web"
 )
 
@@ -242,7 +243,7 @@ func (c *Catalogues) check(r *Row) (bad ValidationError) {
 			continue
 		}
 		if code, _ := f.code(&r.Inmueble); code != nil && !one.has[*code] {
-			bad = append(bad, FieldError{f.name, "must be a code of the catalogue " + f.name})
+			bad = append(bad, FieldError{f.name, i18n.Textf("must be a code of the catalogue %s", f.name)})
 		}
 	}
 	return bad

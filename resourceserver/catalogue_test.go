@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // catalogueFile allows what body and row have.
@@ -156,14 +158,14 @@ func TestCatalogueOfImport(t *testing.T) {
 			csv := strings.Replace(header, "listing_type", "Listing Type", 1) + row() + row("id_uda", "u2", "listing_type", "11") + row("id_uda", "u3", "construction_type", "")
 			report, err := Import(t.Context(), store, strings.NewReader(csv), opts)
 			must(t, err)
-			if want := []RowError{{3, "Listing Type", "must be a code of the catalogue listing_type"}}; !reflect.DeepEqual(report.Bad, want) || report.Stored != 2 {
+			if want := []RowError{{3, "Listing Type", i18n.Textf("must be a code of the catalogue %s", "listing_type")}}; !reflect.DeepEqual(report.Bad, want) || report.Stored != 2 {
 				t.Errorf("%d stored, bad %v, want %v", report.Stored, report.Bad, want)
 			}
 			// Of a merge, only what is given.
 			opts.OnDuplicate = MergeDuplicate
 			report, err = Import(t.Context(), store, strings.NewReader(`{"_id":"u1","construction_type":4}`+"\n"+`{"_id":"u1","title":"Piso"}`), opts)
 			must(t, err)
-			if want := []RowError{{1, "construction_type", "must be a code of the catalogue construction_type"}}; !reflect.DeepEqual(report.Bad, want) || report.Changed != 1 {
+			if want := []RowError{{1, "construction_type", i18n.Textf("must be a code of the catalogue %s", "construction_type")}}; !reflect.DeepEqual(report.Bad, want) || report.Changed != 1 {
 				t.Errorf("%d changed, bad %v, want %v", report.Changed, report.Bad, want)
 			}
 		})

@@ -306,7 +306,7 @@ func TestMergeColumns(t *testing.T) {
 	}
 	report, err = Import(t.Context(), store, strings.NewReader("id_uda,title\na,x\nnew,y\n"), opts)
 	wantErr(t, err, ErrBadRows)
-	if len(report.Bad) == 0 || report.Bad[0].Line != 3 || !strings.Contains(report.Bad[0].Reason, "no such inmueble") {
+	if len(report.Bad) == 0 || report.Bad[0].Line != 3 || !strings.Contains(report.Bad[0].Reason.String(), "no such inmueble") {
 		t.Errorf("%+v", report)
 	}
 	_, err = Import(t.Context(), store, strings.NewReader("id,title\nx,y\n"), opts)

@@ -3,7 +3,6 @@ package resourceserver
 import (
 	"crypto/sha256"
 	"encoding/base64"
-	"errors"
 	"slices"
 	"strings"
 )
@@ -27,7 +26,7 @@ func etagOf(representation []byte) string {
 func (m *Inmueble) ETag() string { return etagOf(m.AppendJSON(nil)) }
 
 // errTags is returned for a header that is no list of entity tags.
-var errTags = errors.New(`must be * or entity tags in quotes, such as "x", with , between`)
+var errTags = &reasonError{`must be * or entity tags in quotes, such as "x", with , between`}
 
 // patternTags is what parseTags reads, as an expression.
 const patternTags = `^[ \t]*(\*|(W/)?"[^\x00-\x20\x7f"]*"([ \t]*,[, \t]*(W/)?"[^\x00-\x20\x7f"]*")*[ \t]*(,[, \t]*)?)?[ \t]*$`

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // What an import that stored nothing returns, wrapped, besides the store's
@@ -87,7 +89,7 @@ type Report struct {
 type RowError struct {
 	Line   int    // of the file, from 1
 	Column string // as the header names it, "" for the whole row
-	Reason string
+	Reason i18n.Text
 }
 
 // String is a line for a person.
@@ -269,7 +271,7 @@ func (r *rowReader) begin() error {
 		} else {
 			_, err = r.lines.next()
 		}
-		if err != nil && !rowFault(err) && !errors.Is(err, io.EOF) {
+		if err != nil && rowFault(err) == "" && !errors.Is(err, io.EOF) {
 			return fmt.Errorf("resourceserver: read the file: %w", err)
 		}
 	}
@@ -334,9 +336,9 @@ func (r *rowReader) read() (row Row, line int, wrong ValidationError, skip bool,
 		}
 	}
 	switch {
-	case err != nil && rowFault(err):
+	case err != nil && rowFault(err) != "":
 		r.report.Rows++
-		return Row{}, line, ValidationError{{"", err.Error()}}, false, nil
+		return Row{}, line, ValidationError{{"", rowFault(err)}}, false, nil
 	case err != nil || wrong != nil || skip:
 		return row, line, wrong, skip, err
 	}
@@ -373,7 +375,7 @@ func (r *rowReader) bad(at placed, wrong ValidationError) {
 	reasons := make([]string, len(wrong))
 	for i, e := range wrong {
 		column := strings.ToValidUTF8(e.Field, "\uFFFD")
-		reasons[i] = strings.TrimSpace(column + " " + e.Reason)
+		reasons[i] = strings.TrimSpace(column + " " + e.Reason.String())
 		if len(r.report.Bad) == maxReported {
 			r.report.MoreBad = true
 			continue
@@ -393,7 +395,7 @@ func (r *rowReader) reject(e *BatchError) {
 	case errors.As(e.Err, &wrong):
 		wrong = slices.Clone(wrong)
 		for i := range wrong {
-			wrong[i].Reason += ", since there is no such inmueble to change"
+			wrong[i].Reason = i18n.Textf("%s, since there is no such inmueble to change", wrong[i].Reason)
 		}
 	case errors.Is(e.Err, ErrDuplicate):
 		wrong = ValidationError{{r.columnOf[0], "is taken, in the database or further up in the file"}}

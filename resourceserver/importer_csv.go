@@ -4,9 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"strings"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // lines reads a file row by row and keeps each as it was. encoding/csv would
@@ -26,18 +27,20 @@ const maxRow = 1 << 20 // bytes of a row: an unclosed quote must not take the wh
 
 // What is wrong with a row as such.
 var (
-	errLongRow    = fmt.Errorf("is longer than %d bytes", maxRow)
-	errOpenQuote  = errors.New("has a quoted value that is never closed")
-	errQuote      = errors.New("has a quote inside a quoted value that is not doubled")
-	errBareQuote  = errors.New("has a quote inside a value that is not quoted")
-	errFieldCount = errors.New("has more or fewer values than the header")
+	errLongRow    = &reasonError{i18n.Textf("is longer than %d bytes", maxRow)}
+	errOpenQuote  = &reasonError{"has a quoted value that is never closed"}
+	errQuote      = &reasonError{"has a quote inside a quoted value that is not doubled"}
+	errBareQuote  = &reasonError{"has a quote inside a value that is not quoted"}
+	errFieldCount = &reasonError{"has more or fewer values than the header"}
 )
 
-// rowFault reports whether err is about one row, so that the next can be
-// read.
-func rowFault(err error) bool {
-	return errors.Is(err, errLongRow) || errors.Is(err, errOpenQuote) || errors.Is(err, errQuote) ||
-		errors.Is(err, errBareQuote) || errors.Is(err, errFieldCount)
+// rowFault is what is wrong if err is about one row, so that the next can be
+// read, or "".
+func rowFault(err error) i18n.Text {
+	if e, ok := errors.AsType[*reasonError](err); ok {
+		return e.reason
+	}
+	return ""
 }
 
 // readLine appends the next line to raw, its end included. Of a line that is
@@ -94,7 +97,7 @@ func (l *lines) record() (fields []string, line int, err error) {
 		return nil, line, err
 	}
 	fields, err = l.split()
-	if err != nil && rowFault(err) {
+	if err != nil && rowFault(err) != "" {
 		if first := bytes.IndexByte(l.raw, '\n') + 1; first > 0 && first < len(l.raw) {
 			l.again = append(bytes.Clone(l.raw[first:]), l.again...)
 			l.raw, l.line = l.raw[:first], line

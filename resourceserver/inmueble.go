@@ -2,12 +2,13 @@ package resourceserver
 
 import (
 	"errors"
-	"fmt"
 	"math"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // Inmueble is one real-estate property. The meaning of the codes is the
@@ -96,7 +97,15 @@ var fieldIndex = func() map[string]int {
 var ErrInvalid = errors.New("resourceserver: not a valid inmueble")
 
 // FieldError says what is wrong with one field, never repeating its value.
-type FieldError struct{ Field, Reason string }
+type FieldError struct {
+	Field  string
+	Reason i18n.Text
+}
+
+// reasonError is a reason as an error.
+type reasonError struct{ reason i18n.Text }
+
+func (e *reasonError) Error() string { return e.reason.String() }
 
 // ValidationError lists everything that is wrong with one inmueble.
 type ValidationError []FieldError
@@ -110,7 +119,7 @@ func (e ValidationError) Error() string {
 		if i == 0 {
 			sep = ": "
 		}
-		b.WriteString(sep + f.Field + " " + f.Reason)
+		b.WriteString(sep + f.Field + " " + f.Reason.String())
 	}
 	return b.String()
 }
@@ -139,13 +148,13 @@ func (m *Inmueble) Validate() error {
 }
 
 // check returns what is wrong with the field in m, or "".
-func (f *field) check(m *Inmueble) string {
+func (f *field) check(m *Inmueble) i18n.Text {
 	switch p := f.at(m).(type) {
 	case *string:
 		return checkText(*p, f.bound)
 	case *float64:
 		if !(math.Abs(*p) <= float64(f.bound)) { // also NaN
-			return fmt.Sprintf("must be a number from -%d to %d", f.bound, f.bound)
+			return i18n.Textf("must be a number from -%d to %d", f.bound, f.bound)
 		}
 	}
 	return "" // every int32 and bool is valid
@@ -153,10 +162,10 @@ func (f *field) check(m *Inmueble) string {
 
 // checkText wants text that everybody keeps as it is: many programs end one
 // at a NUL, and what isn't well-formed UTF-8 has no JSON.
-func checkText(s string, maxPoints int) string {
+func checkText(s string, maxPoints int) i18n.Text {
 	switch {
 	case len(s) > maxPoints && utf8.RuneCountInString(s) > maxPoints:
-		return fmt.Sprintf("must have at most %d characters", maxPoints)
+		return i18n.Textf("must have at most %d characters", maxPoints)
 	case !utf8.ValidString(s):
 		return "must be valid Unicode text"
 	case strings.IndexByte(s, 0) >= 0:
@@ -165,7 +174,7 @@ func checkText(s string, maxPoints int) string {
 	return ""
 }
 
-var reasonID = fmt.Sprintf(`must be text of 1 to %d characters, without U+0000, and neither "." nor ".."`, maxID)
+var reasonID = i18n.Textf(`must be text of 1 to %d characters, without U+0000, and neither "." nor ".."`, maxID)
 
 // validID reports whether an inmueble can have this _id. No URL can name "."
 // or "..": clients resolve them away, percent-encoded or not (WHATWG URL).
@@ -193,7 +202,7 @@ func (f *field) atDefault(m *Inmueble) bool {
 // The setters take a value as some encoding has it. They return why it does
 // not fit, or "". Ranges other than those of the type are Validate's.
 
-func (f *field) setText(m *Inmueble, s string) string {
+func (f *field) setText(m *Inmueble, s string) i18n.Text {
 	if p, ok := f.at(m).(*string); ok {
 		*p = s
 		return ""
@@ -201,7 +210,7 @@ func (f *field) setText(m *Inmueble, s string) string {
 	return f.wants()
 }
 
-func (f *field) setBool(m *Inmueble, v bool) string {
+func (f *field) setBool(m *Inmueble, v bool) i18n.Text {
 	if p, ok := f.at(m).(*bool); ok {
 		*p = v
 		return ""
@@ -209,7 +218,7 @@ func (f *field) setBool(m *Inmueble, v bool) string {
 	return f.wants()
 }
 
-func (f *field) setInt(m *Inmueble, n int64) string {
+func (f *field) setInt(m *Inmueble, n int64) i18n.Text {
 	fits := int64(int32(n)) == n //nolint:gosec // the comparison is the check
 	switch p := f.at(m).(type) {
 	case *int32:
@@ -236,7 +245,7 @@ func (f *field) setInt(m *Inmueble, n int64) string {
 }
 
 // setFloat takes whole numbers for integers, as JSON Schema does.
-func (f *field) setFloat(m *Inmueble, v float64) string {
+func (f *field) setFloat(m *Inmueble, v float64) i18n.Text {
 	if p, ok := f.at(m).(*float64); ok {
 		if v == 0 {
 			v = 0 // -0 is equal, but is written otherwise
@@ -250,7 +259,7 @@ func (f *field) setFloat(m *Inmueble, v float64) string {
 	return f.setInt(m, int64(v))
 }
 
-func (f *field) setNull(m *Inmueble) string {
+func (f *field) setNull(m *Inmueble) i18n.Text {
 	if p, ok := f.at(m).(**int32); ok {
 		*p = nil
 		return ""
@@ -259,7 +268,7 @@ func (f *field) setNull(m *Inmueble) string {
 }
 
 // wants is the reason when a value is not of the field's type.
-func (f *field) wants() string {
+func (f *field) wants() i18n.Text {
 	switch f.at(&Inmueble{}).(type) {
 	case *bool:
 		return "must be true or false"

@@ -10,6 +10,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/resourceserver/query"
 )
 
@@ -232,7 +233,7 @@ func (m *Inmueble) readJSON(dec *jsontext.Decoder, how jsonReading) (got seen, b
 	return got, bad, err
 }
 
-func (f *field) readJSON(m *Inmueble, dec *jsontext.Decoder) (reason string, err error) {
+func (f *field) readJSON(m *Inmueble, dec *jsontext.Decoder) (reason i18n.Text, err error) {
 	switch kind := dec.PeekKind(); kind {
 	case '{', '[':
 		return f.wants(), dec.SkipValue()
@@ -254,7 +255,7 @@ func (f *field) readJSON(m *Inmueble, dec *jsontext.Decoder) (reason string, err
 }
 
 // setNumber takes the text of a JSON number.
-func (f *field) setNumber(m *Inmueble, text string) string {
+func (f *field) setNumber(m *Inmueble, text string) i18n.Text {
 	if f.name == "other_id" {
 		return f.setDigits(m, text)
 	}
@@ -278,7 +279,7 @@ const (
 
 // setDigits keeps a whole number as its digits, all of them: an identifier is
 // no quantity, and float64 would lose the end of a long one.
-func (f *field) setDigits(m *Inmueble, text string) string {
+func (f *field) setDigits(m *Inmueble, text string) i18n.Text {
 	whole, fraction, _ := strings.Cut(text, ".")
 	if strings.ContainsAny(text, "eE") {
 		v, err := strconv.ParseFloat(text, 64)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/web"
 	"github.com/urbandata/urbandata/resourceserver/query"
 )
@@ -99,12 +100,12 @@ func wrongQuery(err error) error {
 	if !ok {
 		return err
 	}
-	p := web.NewProblem(http.StatusBadRequest, "invalid_query", "The query is not valid: "+e.Parameter+" "+e.Reason+".", web.AtParameter(e.Parameter, e.Reason))
+	p := web.NewProblem(http.StatusBadRequest, "invalid_query", i18n.Textf("The query is not valid: %s %s.", e.Parameter, e.Reason), web.AtParameter(e.Parameter, e.Reason))
 	p.Hint = e.Hint
 	return p
 }
 
-func wrong(parameter, reason, hint string) error {
+func wrong(parameter string, reason, hint i18n.Text) error {
 	return wrongQuery(&query.Error{Parameter: parameter, Reason: reason, Hint: hint})
 }
 
@@ -164,7 +165,7 @@ func parseFilter(params url.Values) (where query.Node, order query.Order, err er
 
 // readPlace reads which part of the list is wanted.
 func (l *listing) readPlace(key []byte, in *listInput) error {
-	number := func(name string, least, most, otherwise int, hint string) (int, error) {
+	number := func(name string, least, most, otherwise int, hint i18n.Text) (int, error) {
 		text := in.query.Get(name)
 		if text == "" {
 			return otherwise, nil
@@ -174,7 +175,7 @@ func (l *listing) readPlace(key []byte, in *listInput) error {
 		case err != nil && !errors.Is(err, strconv.ErrRange), strings.HasPrefix(text, "+"):
 			return 0, wrong(name, "isn't a whole number", "")
 		case err != nil, n < least, n > most:
-			return 0, wrong(name, fmt.Sprintf("must be from %d to %d", least, most), hint)
+			return 0, wrong(name, i18n.Textf("must be from %d to %d", least, most), hint)
 		}
 		return n, nil
 	}
@@ -205,7 +206,7 @@ func (l *listing) readPlace(key []byte, in *listInput) error {
 	}
 	if from, to, ok := parseRange(in.Range); ok && !in.query.Has(paramLimit) && !in.query.Has(paramOffset) {
 		if from > maxOffset {
-			p := wrong("Range", fmt.Sprintf("begins behind row %d", maxOffset), deep)
+			p := wrong("Range", i18n.Textf("begins behind row %d", maxOffset), deep)
 			return p
 		}
 		l.ranged, l.Skip = true, from
@@ -238,7 +239,7 @@ func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
 	}
 	out := &listOutput{Status: http.StatusOK, Vary: []string{"Accept, Prefer, Range"}}
 	if out.ContentType = accepted(in.Accept, listTypes...); out.ContentType == "" {
-		return nil, web.NewProblem(http.StatusNotAcceptable, "not_acceptable", "Only "+strings.Join(listTypes, ", ")+" can be had here.")
+		return nil, web.NewProblem(http.StatusNotAcceptable, "not_acceptable", i18n.Textf("Only %s can be had here.", strings.Join(listTypes, ", ")))
 	}
 	if f := streamed[out.ContentType]; f != nil {
 		out.ContentType = f.MediaType
@@ -247,6 +248,11 @@ func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
 	}
 	if l.object = out.ContentType == typeObject; l.object {
 		l.Limit = min(l.Limit, 2) // enough to know that it isn't the only one
+	}
+	var answers *Answers
+	if l.members == nil {
+		answers = newAnswers(min(l.Limit, defaultLimit))
+		l.Into = answers
 	}
 	page, err := s.store.Find(ctx, l.Query)
 	if err != nil {
@@ -267,22 +273,32 @@ func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
 		out.Applied = "count=" + l.count
 		if !l.seek && l.Skip > total {
 			p := web.NewProblem(http.StatusRequestedRangeNotSatisfiable, "PGRST103", "There are no rows that far.")
-			p.Details = fmt.Sprintf("An offset of %d was requested, but there are only %d rows.", l.Skip, total)
+			p.Details = i18n.Textf("An offset of %d was requested, but there are only %d rows.", l.Skip, total)
 			return nil, p.With("Content-Range", fmt.Sprintf("*/%d", total))
 		}
 	}
-	if l.object && len(page.Items) != 1 {
-		return nil, notSingle(len(page.Items))
+	if answers == nil { // through select
+		answers = newAnswers(len(page.Items))
+		for i := range page.Items {
+			answers.close(page.Items[i].appendMembers(answers.open(), l.members))
+		}
+	}
+	n := answers.Len()
+	if l.object && n != 1 {
+		return nil, notSingle(n)
 	}
 	if l.back {
-		slices.Reverse(page.Items)
+		answers.reverse()
 	}
 	out.Link = s.links(l, &page)
-	out.ContentRange = l.contentRange(len(page.Items), total)
+	out.ContentRange = l.contentRange(n, total)
 	if l.ranged && page.More {
 		out.Status = http.StatusPartialContent
 	}
-	body := l.render(page.Items)
+	body := answers.list()
+	if l.object {
+		body = answers.one(0)
+	}
 	out.ETag = etagOf(body)
 	if held, err := parseTags(in.IfNoneMatch); err == nil && held.given() && held.weak(out.ETag) {
 		out.Status, out.ContentType, body = http.StatusNotModified, "", nil
@@ -292,11 +308,10 @@ func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
 }
 
 func (l *listing) render(items []Inmueble) []byte {
-	const typical = 700 // bytes of an inmueble
 	if l.object {
-		return l.append(make([]byte, 0, typical), &items[0])
+		return l.append(make([]byte, 0, typicalAnswer), &items[0])
 	}
-	body := append(make([]byte, 0, 2+len(items)*typical), '[')
+	body := append(make([]byte, 0, 2+len(items)*typicalAnswer), '[')
 	for i := range items {
 		if i > 0 {
 			body = append(body, ',')

@@ -3,6 +3,7 @@ package resourceserver
 import (
 	"strings"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/resourceserver/query"
 )
 
@@ -30,7 +31,7 @@ func parseSelect(text string) ([]member, error) {
 	if text == "" || text == "*" {
 		return nil, nil
 	}
-	fail := func(reason, hint string) ([]member, error) {
+	fail := func(reason, hint i18n.Text) ([]member, error) {
 		return nil, &query.Error{Parameter: paramSelect, Reason: reason, Hint: hint}
 	}
 	var members []member

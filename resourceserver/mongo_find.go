@@ -159,28 +159,28 @@ func (s *Mongo) Find(ctx context.Context, q Query) (page Page, err error) {
 		return Page{}, mongoError("list", err)
 	}
 	defer func() { _ = cursor.Close(context.WithoutCancel(ctx)) }()
-	page = Page{After: q.After, Skip: q.Skip, Items: make([]Inmueble, 0, min(q.Limit, defaultLimit))}
-	for n, size := 0, 0; cursor.Next(ctx); n++ {
-		if n == q.Limit || size >= maxPageBytes {
+	page = newPage(&q)
+	var last bson.Raw // the document before, whose keys are in order but not looked up yet
+	for cursor.Next(ctx) {
+		if page.met == q.Limit || page.size >= maxPageBytes {
 			page.More = true
 			break
 		}
-		size += len(cursor.Current)
+		if own := page.addBSON(q.Into, cursor.Current); own && page.First != nil {
+			last, page.Skip = append(last[:0], cursor.Current...), 0
+			continue
+		}
 		if keys := mongoKeys(q.Order, cursor.Current); keys == nil {
 			page.Skip++ // a spoiled one: nothing can be behind it
 		} else {
 			if page.First == nil {
 				page.First = keys
 			}
-			page.After, page.Skip = keys, 0
+			last, page.After, page.Skip = last[:0], keys, 0
 		}
-		m, id, err := parseBSON(cursor.Current)
-		switch {
-		case err == nil:
-			page.Items = append(page.Items, m)
-		case id != "":
-			page.Unreadable = append(page.Unreadable, Unreadable{id, err})
-		}
+	}
+	if len(last) > 0 {
+		page.After = mongoKeys(q.Order, last)
 	}
 	if err := cursor.Err(); err != nil {
 		return Page{}, mongoError("list", err)

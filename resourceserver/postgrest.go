@@ -10,6 +10,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/web"
 )
 
@@ -64,7 +65,7 @@ type shape struct {
 func (in *Selection) shape() (shape, error) {
 	kind := accepted(in.Accept, typeJSON, typeObject)
 	if kind == "" {
-		return shape{}, web.NewProblem(http.StatusNotAcceptable, "not_acceptable", "Only "+typeJSON+" and "+typeObject+" can be had here.")
+		return shape{}, web.NewProblem(http.StatusNotAcceptable, "not_acceptable", i18n.Textf("Only %s and %s can be had here.", typeJSON, typeObject))
 	}
 	members, err := parseSelect(in.Select)
 	if err != nil {

@@ -54,10 +54,12 @@ func (s *Server) routes(a *web.API) {
 	s.catalogues.document(components.Schemas)
 }
 
-// route registers one operation.
+// route registers one operation. A scope is needed: without one the server
+// doesn't start.
 func route[I, O any](a *web.API, method, path, scope string, handler func(context.Context, *I) (*O, error),
 	status int, answer *huma.Schema, id, summary string,
 ) {
+	a.Declare(method, path, scope)
 	op := huma.Operation{
 		Method: method, Path: path, DefaultStatus: status,
 		Security:    append(web.Scopes(scope), map[string][]string{verify.LegacyHeader: {}}),

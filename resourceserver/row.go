@@ -14,6 +14,7 @@ import (
 	"go.mongodb.org/mongo-driver/bson/primitive"
 	"golang.org/x/text/unicode/norm"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/web"
 )
 
@@ -83,7 +84,7 @@ func (r *rowReader) parseCSV(record []string) (row Row, wrong ValidationError, s
 			continue
 		}
 		empty = empty || c.first == 1 && text == `\`
-		var reason string
+		var reason i18n.Text
 		if c.first != c.last {
 			reason = setCoordinates(m, text, r.opts.SwapXY)
 		} else {
@@ -203,7 +204,7 @@ func unescapeNull(text string) string {
 
 // parse sets the field from a value that isn't null. It returns what is wrong
 // with it, or "".
-func (f *field) parse(m *Inmueble, text string) string {
+func (f *field) parse(m *Inmueble, text string) i18n.Text {
 	switch f.at(m).(type) {
 	case *bool:
 		v, ok := yesNo[strings.ToLower(strings.TrimSpace(text))]
@@ -249,7 +250,7 @@ func keepAlphanumeric(c rune) rune {
 
 // setCoordinates sets both coordinates from "x,y", or from "y,x". With decimal
 // commas there is a semicolon between, a space, or simply a third comma.
-func setCoordinates(m *Inmueble, text string, swapped bool) string {
+func setCoordinates(m *Inmueble, text string, swapped bool) i18n.Text {
 	text = strings.Trim(text, " \t()[]")
 	left, right, ok := strings.Cut(text, ";")
 	if !ok {

@@ -79,7 +79,7 @@ func (s *SQLite) Find(ctx context.Context, q Query) (Page, error) {
 	if q.After != nil {
 		parts = q.Order.Seek(q.After)
 	}
-	page := Page{After: q.After, Skip: q.Skip, Items: make([]Inmueble, 0, min(q.Limit, defaultLimit))}
+	page := newPage(&q)
 	if len(parts) == 1 {
 		return page, s.findPart(ctx, nil, &q, &parts[0], &page)
 	}
@@ -109,8 +109,7 @@ func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, part *quer
 	if tx != nil {
 		stmt = tx.StmtxContext(ctx, stmt) //nolint:sqlclosecheck // the end of the transaction does
 	}
-	met := len(page.Items) + len(page.Unreadable)
-	rows, err := stmt.QueryxContext(ctx, append(args, q.Limit-met+1, q.Skip)...)
+	rows, err := stmt.QueryxContext(ctx, append(args, q.Limit-page.met+1, q.Skip)...)
 	if err != nil {
 		return sqliteError(ctx, "read", err)
 	}
@@ -137,10 +136,6 @@ func findSQL(q *Query, part *query.Node) (text string, args []any) {
 // readRows adds rows to a page until it is full, and closes them.
 func readRows(ctx context.Context, rows *sqlx.Rows, page *Page, q *Query, order query.Order) error {
 	defer func() { _ = rows.Close() }() // an error of reading is rows.Err's
-	met, size := len(page.Items)+len(page.Unreadable), 0
-	for i := range page.Items {
-		size += len(page.Items[i].Description)
-	}
 	var id, owner string
 	var created, updated sql.NullInt64
 	var document sql.RawBytes // valid until the next row
@@ -149,8 +144,8 @@ func readRows(ctx context.Context, rows *sqlx.Rows, page *Page, q *Query, order 
 	for i := range keys[:len(keys)-1] {
 		into = append(into, &keys[i])
 	}
-	for ; rows.Next(); met++ {
-		if met == q.Limit || size >= maxPageBytes {
+	for rows.Next() {
+		if page.met == q.Limit || page.size >= maxPageBytes {
 			page.More = true
 			break
 		}
@@ -162,14 +157,7 @@ func readRows(ctx context.Context, rows *sqlx.Rows, page *Page, q *Query, order 
 			page.First = append([]any(nil), keys...)
 		}
 		page.After, page.Skip = keys, 0
-		size += len(document)
-		var m Inmueble
-		if err := m.parseStored(id, document); err != nil {
-			page.Unreadable = append(page.Unreadable, Unreadable{id, err})
-			continue
-		}
-		m.Owner, m.CreatedAt, m.UpdatedAt = owner, fromMilli(created), fromMilli(updated)
-		page.Items = append(page.Items, m)
+		page.addStored(q.Into, id, owner, created, updated, document)
 	}
 	return sqliteError(ctx, "read", rows.Err())
 }

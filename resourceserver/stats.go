@@ -15,6 +15,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/web"
 	"github.com/urbandata/urbandata/resourceserver/query"
 )
@@ -128,31 +129,33 @@ func (q *StatsQuery) finish(groups []Group) ([]Group, error) {
 }
 
 // parseFields reads the names of fields with a comma between.
-func parseFields(parameter, text string, most int, fits func(*query.Field) bool, wants string) ([]*query.Field, error) {
+func parseFields(parameter, text string, most int, fits func(*query.Field) bool, reason i18n.Text) ([]*query.Field, error) {
 	if text == "" {
 		return nil, nil
 	}
-	var names []string
-	for name, f := range filterFields {
-		if fits(f) {
-			names = append(names, name)
+	hint := func() i18n.Text {
+		var names []string
+		for name, f := range filterFields {
+			if fits(f) {
+				names = append(names, name)
+			}
 		}
+		slices.Sort(names)
+		return i18n.Textf("there are %s", strings.Join(names, ", "))
 	}
-	slices.Sort(names)
-	hint := "there are " + strings.Join(names, ", ")
 	var all []*query.Field
 	for name := range strings.SplitSeq(text, ",") {
 		f := filterFields[name]
 		switch {
 		case f == nil:
-			return nil, wrong(parameter, "names a field that doesn't exist", hint)
+			return nil, wrong(parameter, "names a field that doesn't exist", hint())
 		case !fits(f):
-			return nil, wrong(parameter, "names a field that is no "+wants, hint)
+			return nil, wrong(parameter, reason, hint())
 		case slices.Contains(all, f):
 			return nil, wrong(parameter, "names a field twice", "")
 		}
 		if all = append(all, f); len(all) > most {
-			return nil, wrong(parameter, fmt.Sprintf("names too many fields: %d is the limit", most), "")
+			return nil, wrong(parameter, i18n.Textf("names too many fields: %d is the limit", most), "")
 		}
 	}
 	return all, nil
@@ -180,10 +183,10 @@ func parseStats(params url.Values) (q StatsQuery, err error) {
 	if q.Where, _, err = parseFilter(params); err != nil {
 		return q, wrongQuery(err)
 	}
-	if q.Group, err = parseFields(paramGroup, params.Get(paramGroup), maxGroupFields, groupable, "code, is_active or owner"); err != nil {
+	if q.Group, err = parseFields(paramGroup, params.Get(paramGroup), maxGroupFields, groupable, "names a field that is no code, is_active or owner"); err != nil {
 		return q, err
 	}
-	q.Of, err = parseFields(paramOf, params.Get(paramOf), len(filterFields), isNumber, "number")
+	q.Of, err = parseFields(paramOf, params.Get(paramOf), len(filterFields), isNumber, "names a field that is no number")
 	return q, err
 }
 
@@ -213,11 +216,11 @@ func (s *Server) stats(ctx context.Context, in *statsInput) (*statsOutput, error
 		return nil, err
 	}
 	if accepted(in.Accept, typeJSON) == "" {
-		return nil, web.NewProblem(http.StatusNotAcceptable, "not_acceptable", "Only "+typeJSON+" can be had here.")
+		return nil, web.NewProblem(http.StatusNotAcceptable, "not_acceptable", i18n.Textf("Only %s can be had here.", typeJSON))
 	}
 	groups, err := s.store.Stats(ctx, q)
 	if errors.Is(err, ErrTooManyGroups) {
-		return nil, wrong(paramGroup, fmt.Sprintf("makes too many groups: %d is the limit", maxGroups), "filter further, or group by fewer fields")
+		return nil, wrong(paramGroup, i18n.Textf("makes too many groups: %d is the limit", maxGroups), "filter further, or group by fewer fields")
 	}
 	if err != nil {
 		return nil, s.problem(ctx, "", err)

@@ -110,6 +110,10 @@ type Query struct {
 	// first if they are nil; and Skip documents further on.
 	After []any
 	Skip  int
+
+	// Into, unless it is nil, gets the answers about the page's inmueble, ready
+	// to send, and Page.Items stays empty.
+	Into *Answers
 }
 
 // Page is a part of what a query asks for.
@@ -128,6 +132,8 @@ type Page struct {
 
 	// Unreadable lists the documents that were left out.
 	Unreadable []Unreadable
+
+	met, size int // documents so far, and their bytes
 }
 
 // Unreadable names a document that is no valid inmueble.

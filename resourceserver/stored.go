@@ -5,6 +5,8 @@ import (
 	"strconv"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // readOwn reads a stored document in the form that appendStored gives it: no
@@ -42,7 +44,7 @@ func (m *Inmueble) readOwn(doc []byte) (got seen, ok bool) {
 			likely = i + 1
 		}
 		var value []byte
-		reason := ""
+		var reason i18n.Text
 		switch c := rest[0]; {
 		case c == '"':
 			if value, rest, ok = plainText(rest); !ok {
@@ -77,7 +79,7 @@ func (m *Inmueble) readOwn(doc []byte) (got seen, ok bool) {
 
 // setPlain takes a value that is neither text, list nor object. It makes no
 // string of it.
-func (f *field) setPlain(m *Inmueble, text []byte) string {
+func (f *field) setPlain(m *Inmueble, text []byte) i18n.Text {
 	switch string(text) {
 	case "true", "false":
 		return f.setBool(m, text[0] == 't')

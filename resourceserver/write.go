@@ -17,6 +17,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/web"
 )
 
@@ -71,7 +72,7 @@ type changedOutput struct {
 func (s *Server) condition(ctx context.Context, ifMatch, ifNoneMatch string) (By, error) {
 	match, header, err := ParseMatch(ifMatch, ifNoneMatch)
 	if err != nil {
-		return By{}, web.Invalid(web.FieldError{Header: header, Detail: err.Error()})
+		return By{}, web.Invalid(web.FieldError{Header: header, Detail: errTags.reason})
 	}
 	if s.requireIfMatch && !match.only.given() {
 		return By{}, web.NewProblem(http.StatusPreconditionRequired, "precondition_required",
@@ -359,7 +360,7 @@ func (s *Server) readRows(body []byte, contentType string, upsert bool) (rows []
 		return nil, true, unreadableBody(err)
 	}
 	if len(elements) == 0 || len(elements) > maxBulk {
-		return nil, true, web.Invalid(web.AtMember("", fmt.Sprintf("must have 1 to %d inmuebles: import takes more", maxBulk)))
+		return nil, true, web.Invalid(web.AtMember("", i18n.Textf("must have 1 to %d inmuebles: import takes more", maxBulk)))
 	}
 	var wrong *web.Problem
 	rows = make([]Row, len(elements))

@@ -29,6 +29,8 @@ type authnFlags struct {
 	RefreshGrace    time.Duration     `default:"10s" env:"URBANDATA_AUTH_REFRESH_GRACE" help:"How long a refresh token that was used already is answered with the current one. (${env})"`
 	RefreshIdle     time.Duration     `default:"168h" env:"URBANDATA_AUTH_REFRESH_IDLE" help:"A session ends when it isn't refreshed for this long. (${env})"`
 	SessionLifetime time.Duration     `default:"2160h" env:"URBANDATA_AUTH_SESSION_LIFETIME" help:"A session ends at this age. (${env})"`
+	StepUpAge       time.Duration     `name:"step-up-age" default:"10m" env:"URBANDATA_AUTH_STEP_UP_AGE" help:"For how long a login counts as recent, where a route wants a recent one (RFC 9470). (${env})"`
+	AdminFactor     bool              `name:"admin-second-factor" env:"URBANDATA_AUTH_ADMIN_SECOND_FACTOR" help:"Whatever administrators do over HTTP needs a login with a second factor. (${env})"`
 	accountFlags    `embed:""`
 	Policy          policyFlags `embed:""`
 }
@@ -92,7 +94,10 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 		return wrongSetting("--issuer (URBANDATA_AUTH_ISSUER)", "%s", strings.TrimPrefix(err.Error(), "the issuer "))
 	}
 	if f.TokenLife < time.Second || f.TokenLife > 24*time.Hour {
-		return wrongSetting("--token-life (URBANDATA_AUTH_TOKEN_LIFE)", "it must lie between 1s and 24h; nothing calls an access token back")
+		return wrongSetting("--token-life (URBANDATA_AUTH_TOKEN_LIFE)", "it must lie between 1s and 24h; who doesn't follow the revocations takes an access token for as long")
+	}
+	if f.StepUpAge < 10*time.Second || f.StepUpAge > 24*time.Hour {
+		return wrongSetting("--step-up-age (URBANDATA_AUTH_STEP_UP_AGE)", "it must lie between 10s and 24h, such as 10m")
 	}
 	policy, err := f.Policy.policy(f.TokenLife)
 	if err != nil {
@@ -172,6 +177,7 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 		Issuer: issuer, Keys: keeper, Log: g.log, Metrics: g.metrics, Version: version(), Now: p.now,
 		Accounts:  authserver.NewAccounts(store, accounts),
 		Audiences: audiences, SigningAlg: alg, Backdate: f.TokenBackdate, Origins: f.CORSOrigin, Proxies: proxies,
+		StepUp: authserver.StepUp{MaxAge: f.StepUpAge, AdminFactor: f.AdminFactor},
 	})
 	if errors.Is(err, authserver.ErrOptions) {
 		return wrongSetting("--audience, --signing-alg or --keys-algorithms", "%s", strings.TrimPrefix(err.Error(), authserver.ErrOptions.Error()+": "))
@@ -180,6 +186,14 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 		return err
 	}
 	g.background = append(g.background, func(ctx context.Context) error { server.Run(ctx); return nil })
+	if db.Kind == database.Postgres {
+		g.background = append(g.background, func(ctx context.Context) error {
+			if err := keys.ListenOn(ctx, database.PostgresDSN(url), authserver.RevocationsChannel, g.log, server.Wake); err != nil {
+				g.log.Warn("what ends at other replicas is looked for four times a second only", "err", err)
+			}
+			return nil
+		})
+	}
 	g.serve("authn", l, server, server.Health, drain)
 	return nil
 }

@@ -77,6 +77,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/verify"
 	"github.com/urbandata/urbandata/pkg/web"
@@ -183,7 +184,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.S
 func (s *Server) ask(w http.ResponseWriter, r *http.Request) {
 	scopes, err := scopesOf(r.URL.RawQuery)
 	if err != nil {
-		web.Internal(r.Context(), err).Write(w)
+		web.Internal(r.Context(), err).Write(w, r)
 		return
 	}
 	s.answer(w, r, append(scopes, s.scopes...))
@@ -196,7 +197,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, scopes []string)
 	who, err := s.identify(r, scopes)
 	s.tokens.WithLabelValues(verify.Reason(err)).Inc()
 	if err != nil {
-		s.refusal(r.Context(), err).Write(w)
+		s.refusal(r.Context(), err).Write(w, r)
 		return
 	}
 	h := w.Header()
@@ -264,13 +265,13 @@ func (s *Server) refusal(ctx context.Context, err error) *web.Problem {
 	case http.StatusServiceUnavailable:
 		return web.Unavailable(10 * time.Second) // the verifier tries again at least that often
 	case http.StatusForbidden:
-		return web.NewProblem(status, "insufficient_scope", verify.Detail(err)).With("WWW-Authenticate", challenge)
+		return web.NewProblem(status, "insufficient_scope", i18n.Foreign(verify.Detail(err))).With("WWW-Authenticate", challenge)
 	case http.StatusBadRequest, http.StatusUnauthorized:
 		code := "token_invalid"
 		if errors.Is(err, verify.ErrMissing) {
 			code = "token_missing"
 		}
-		return web.NewProblem(http.StatusUnauthorized, code, verify.Detail(err)).With("WWW-Authenticate", challenge)
+		return web.NewProblem(http.StatusUnauthorized, code, i18n.Foreign(verify.Detail(err))).With("WWW-Authenticate", challenge)
 	}
 	return web.Internal(ctx, err)
 }

@@ -47,6 +47,12 @@ type Claims struct {
 	Scope     Scope    `json:"scope"`
 	Roles     []Role   `json:"roles"`
 
+	// How the user logged in (RFC 9068 §2.2.1). A token that a program got in
+	// its own name, or for a user who isn't there, has none of the three.
+	AuthTime int64    `json:"auth_time,omitempty"` // when: of the login, not of the last refresh
+	ACR      string   `json:"acr,omitempty"`       // how strongly: ours are ACRSingleFactor and ACRTwoFactors
+	AMR      []string `json:"amr,omitempty"`       // by which methods (RFC 8176)
+
 	// For the clients of the original API.
 	UserID string `json:"user_id,omitempty"` // the same as sub
 	Use    string `json:"token_type,omitempty"`
@@ -54,6 +60,13 @@ type Claims struct {
 
 // ExpiresAt is the exp claim as a time.
 func (c *Claims) ExpiresAt() time.Time { return time.Unix(c.Expiry, 0) }
+
+// The values of the acr claim that we write: the authenticator assurance levels
+// of NIST 800-63B.
+const (
+	ACRSingleFactor = "aal1"
+	ACRTwoFactors   = "aal2"
+)
 
 // ErrAudience is returned for an aud claim that is neither a string nor a
 // list of strings.

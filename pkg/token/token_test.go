@@ -3,6 +3,9 @@ package token
 import (
 	"encoding/json"
 	"errors"
+	"os"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -69,4 +72,62 @@ func TestClaimsOnTheWire(t *testing.T) {
 	if string(got) != want {
 		t.Errorf("claims are\n%s, want\n%s", got, want)
 	}
+	got, err = json.Marshal(Claims{AuthTime: 1, ACR: ACRTwoFactors, AMR: []string{"pwd", "otp"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := `"auth_time":1,"acr":"aal2","amr":["pwd","otp"]`; !strings.Contains(string(got), want) {
+		t.Errorf("claims are\n%s, want %s", got, want)
+	}
+}
+
+// The manual's table of roles is the one in the code, in both directions.
+func TestRolesAreDocumented(t *testing.T) {
+	manual, err := os.ReadFile("../../docs/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cells := func(line string) (cells []string) {
+		for _, cell := range strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|") {
+			cells = append(cells, strings.TrimSpace(cell))
+		}
+		return cells
+	}
+	var columns []string // scopes
+	documented := map[Role]string{}
+	for line := range strings.Lines(string(manual)) {
+		switch row := cells(line); {
+		case row[0] == "role":
+			for _, name := range row[1:] {
+				columns = append(columns, strings.Trim(name, "`"))
+			}
+		case columns != nil && len(row) == len(columns)+1 && strings.HasPrefix(row[0], "`"):
+			role, _, _ := strings.Cut(row[0][1:], "`")
+			has := Scope{}
+			for i, cell := range row[1:] {
+				if cell == "yes" {
+					has = append(has, columns[i])
+				} else if cell != "" {
+					t.Errorf("%s has %q for %s", role, cell, columns[i])
+				}
+			}
+			slices.Sort(has)
+			documented[Role(role)] = has.String()
+		case columns != nil && !strings.HasPrefix(row[0], "-"):
+			for _, role := range Roles() {
+				if got, want := documented[role], ScopesOf([]Role{role}).String(); got != want {
+					t.Errorf("docs/api.md gives %s %q, the code %q", role, got, want)
+				}
+			}
+			if len(documented) != len(Roles()) {
+				t.Errorf("docs/api.md has the roles %v, the code %v", documented, Roles())
+			}
+			slices.Sort(columns)
+			if !slices.Equal(columns, Scopes()) {
+				t.Errorf("docs/api.md has the scopes %q, the code %q", columns, Scopes())
+			}
+			return
+		}
+	}
+	t.Fatal("docs/api.md has no table of roles")
 }

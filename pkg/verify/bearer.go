@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // LegacyHeader is where clients of the original API send their token, without
@@ -14,11 +16,12 @@ const LegacyHeader = "access-token"
 // legacyKey is LegacyHeader in canonical form.
 var legacyKey = http.CanonicalHeaderKey(LegacyHeader)
 
-// The error codes of RFC 6750 §3.1.
+// The error codes of RFC 6750 §3.1, and of RFC 9470 §3.
 const (
 	codeRequest = "invalid_request"
 	codeToken   = "invalid_token"
 	codeScope   = "insufficient_scope"
+	codeLogin   = "insufficient_user_authentication"
 )
 
 // TokenFromRequest returns the token of a request: from "Authorization:
@@ -89,12 +92,13 @@ func token68(s string) bool {
 }
 
 // Challenge turns an error of this package into the answer's status and its
-// WWW-Authenticate header (RFC 6750 §3), which is empty if none belongs there:
+// WWW-Authenticate header (RFC 6750 §3, RFC 9470 §3), which is empty if none belongs there:
 //
 //	no token             401  Bearer realm="…"
 //	two tokens           400  … error="invalid_request"
 //	refused token        401  … error="invalid_token"
 //	lacking scope        403  … error="insufficient_scope", scope="…"
+//	old or weak login    401  … error="insufficient_user_authentication", acr_values="…", max_age="…"
 //	no usable key set    503  none; the caller may add Retry-After
 //	any other error      500  none
 //
@@ -117,6 +121,16 @@ func Challenge(err error, realm string) (status int, wwwAuthenticate string) {
 	if lacking := (*ScopeError)(nil); errors.As(err, &lacking) {
 		b.WriteString(", scope=")
 		quote(&b, lacking.Need.String())
+	}
+	if lacking := (*LoginError)(nil); errors.As(err, &lacking) {
+		if len(lacking.Need.ACR) > 0 {
+			b.WriteString(", acr_values=")
+			quote(&b, strings.Join(lacking.Need.ACR, " "))
+		}
+		if age := lacking.Need.MaxAge; age > 0 {
+			b.WriteString(", max_age=")
+			quote(&b, strconv.Itoa(int((age+time.Second-1)/time.Second)))
+		}
 	}
 	return c.status, b.String()
 }

@@ -10,46 +10,30 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/urbandata/urbandata/pkg/verify/pace"
 )
 
-const (
-	// The wait after a failed fetch starts at firstRetry and doubles up to
-	// lastRetry; half of it is random.
-	firstRetry = 100 * time.Millisecond
-	lastRetry  = 10 * time.Second
-
-	// maxWaiting bounds the callers that wait for a fetch at one time.
-	// Whoever comes later is refused at once.
-	maxWaiting = 1024
-
-	// maxAbsent bounds the kids remembered as absent, absentFor says for how
-	// long. An entry can never hide a key: the set held is asked first. It
-	// only spares the budget. So a short time is enough, and it lets a kid be
-	// asked for again that one replica of the issuer already signs with and
-	// another did not yet publish.
-	maxAbsent = 1024
-	absentFor = 30 * time.Second
-)
+// maxWaiting bounds the callers that wait for a fetch at one time. Whoever
+// comes later is refused at once.
+const maxWaiting = 1024
 
 // snapshot is a key set and how long it may be used. It is immutable but for
 // headers, and replaced as a whole.
 type snapshot struct {
+	pace.Span
 	set     *KeySet
 	doc     []byte // what set was read from; nil without a file to keep it in
 	etag    string
-	file    bool      // it was read from the file, and not confirmed since
-	fetched time.Time // when the issuer last said that this is the set
-	stale   time.Time // from here on it should have been replaced
-	expires time.Time // from here on it must not be used; zero: never
+	file    bool // it was read from the file, and not confirmed since
 	headers *headerCache
 }
 
-func (s *snapshot) usable(now time.Time) bool {
-	return s != nil && (s.expires.IsZero() || now.Before(s.expires))
-}
+func (s *snapshot) usable(now time.Time) bool { return s != nil && s.Usable(now) }
 
 // cache holds the key set and fetches it. The set is read by one atomic load;
-// all fetching is done by the one goroutine that is in run.
+// all fetching is done by the one goroutine that is in run. When it is to fetch
+// is package pace's to say.
 type cache struct {
 	current atomic.Pointer[snapshot]
 
@@ -68,9 +52,7 @@ type cache struct {
 	running bool
 	flight  *flight // the fetch asked for or under way, nil if none
 	waiting int
-	budget  bucket
-	absent  absentees
-	patient time.Time // until then the issuer wants to be left alone
+	gate    pace.Gate
 	stats   Stats
 	last    error // of the last attempt
 }
@@ -86,12 +68,12 @@ type flight struct {
 func newCache(o Options) *cache {
 	c := &cache{
 		options: o.Cache, now: o.Now, log: o.Logger, hook: o.Hooks.Fetched,
-		first:  make(chan struct{}),
-		wake:   make(chan struct{}, 1),
-		budget: bucket{burst: o.Cache.Burst, every: o.Cache.Every, tokens: o.Cache.Burst},
+		first: make(chan struct{}),
+		wake:  make(chan struct{}, 1),
+		gate:  pace.NewGate(o.Cache.Burst, o.Cache.Every),
 	}
 	if o.Keys != nil {
-		c.current.Store(&snapshot{set: o.Keys, fetched: o.Now(), headers: new(headerCache)})
+		c.current.Store(&snapshot{Span: pace.Span{Fetched: o.Now()}, set: o.Keys, headers: new(headerCache)})
 		close(c.first)
 		return c
 	}
@@ -125,7 +107,7 @@ func (c *cache) find(ctx context.Context, kid string) ([]*key, *snapshot, error)
 	}
 	if mine && f.ok {
 		c.mu.Lock()
-		c.absent.add(kid, c.now())
+		c.gate.Missed(kid, c.now())
 		c.mu.Unlock()
 	}
 	return nil, nil, fmt.Errorf("%w: kid is not in the key set", ErrKeyUnknown)
@@ -144,15 +126,12 @@ func (c *cache) join(kid string, snap *snapshot) (f *flight, mine bool) {
 	defer c.mu.Unlock()
 	now := c.now()
 	switch {
-	case !c.running, c.fetcher == nil, c.waiting >= maxWaiting, c.absent.has(kid, now):
+	case !c.running, c.fetcher == nil, c.waiting >= maxWaiting, c.gate.Absent(kid, now):
 		return nil, false
 	case c.current.Load() != snap:
 		return nil, false
 	case c.flight != nil:
-	case c.toWait(now) > 0:
-		c.stats.Denied++
-		return nil, false
-	case !c.budget.take(now):
+	case !c.gate.Open(now):
 		c.stats.Denied++
 		return nil, false
 	default:
@@ -278,33 +257,15 @@ func (c *cache) stop() {
 // pause is how long to wait for the next fetch.
 func (c *cache) pause(failures int) time.Duration {
 	if failures == 0 {
-		snap := c.current.Load()
-		life := snap.stale.Sub(snap.fetched)
-		// Between 70 and 90 % of its life: ahead of its end, and not in step
-		// with other replicas.
-		return life*7/10 + jitter(life/5)
-	}
-	d := lastRetry
-	if n := failures - 1; n < 7 {
-		d = min(firstRetry<<n, lastRetry)
+		return c.current.Load().Ahead(jitter)
 	}
 	c.mu.Lock()
-	wait := c.toWait(c.now())
+	wait := c.gate.Wait(c.now())
 	c.mu.Unlock()
-	return max(d/2+jitter(d/2), wait+jitter(wait/10))
+	return pace.Again(failures, wait, jitter)
 }
 
-// toWait is for how long the issuer still wants to be left alone
-// (Retry-After). c.mu is held.
-func (c *cache) toWait(now time.Time) time.Duration {
-	left := c.patient.Sub(now)
-	if left < 0 || left > maxRetryAfter { // over, or the clock went back
-		return 0
-	}
-	return left
-}
-
-// jitter is a random duration in [0, d].
+// jitter is a [pace.Jitter].
 func jitter(d time.Duration) time.Duration {
 	return time.Duration(rand.Int64N(int64(d) + 1)) //nolint:gosec // spreads load, guards nothing
 }
@@ -326,12 +287,7 @@ func (c *cache) refresh(ctx context.Context, f *flight) (ok bool) {
 	}
 	changed := false
 	if err == nil {
-		next := &snapshot{
-			set: got.set, etag: got.etag,
-			// The life runs from the question, not from the answer: a set may
-			// be replaced while it is on its way.
-			fetched: asked, stale: asked.Add(got.life), expires: asked.Add(got.life + c.options.MaxStale),
-		}
+		next := &snapshot{Span: c.options.rules().Span(asked, got.life), set: got.set, etag: got.etag}
 		changed = old == nil || got.set != nil && got.set.sum != old.set.sum
 		if changed {
 			next.headers = new(headerCache)
@@ -348,10 +304,7 @@ func (c *cache) refresh(ctx context.Context, f *flight) (ok bool) {
 
 	c.mu.Lock()
 	c.last = err
-	c.patient = time.Time{}
-	if got.wait > 0 {
-		c.patient = asked.Add(took + got.wait)
-	}
+	c.gate.Answered(asked.Add(took), changed, got.wait)
 	c.stats.Fetches++
 	if err != nil {
 		c.stats.Failures++
@@ -361,14 +314,13 @@ func (c *cache) refresh(ctx context.Context, f *flight) (ok bool) {
 	}
 	if changed {
 		c.stats.Changes++
-		c.absent.clear()
 	}
 	c.mu.Unlock()
 	c.land(f, err == nil)
 	c.report(f, got, took, changed, err)
 	if err == nil && c.file != nil {
 		held := c.current.Load()
-		if err := c.file.save(held.doc, held.fetched, got.life); err != nil {
+		if err := c.file.save(held.doc, held.Fetched, got.life); err != nil {
 			c.log.Warn("key set not kept on disk", "file", c.file.path, "error", err.Error())
 		}
 	}
@@ -402,11 +354,8 @@ func (c *cache) restore(now time.Time) {
 	}
 	// The bounds are those of this process. No ETag: what comes next is to
 	// come from the issuer as a whole.
-	stale := fetched.Add(min(life, c.options.MaxAge))
-	next := &snapshot{
-		set: set, file: true, headers: new(headerCache),
-		fetched: fetched, stale: stale, expires: stale.Add(c.options.MaxStale),
-	}
+	rules := c.options.rules()
+	next := &snapshot{Span: rules.Span(fetched, min(life, rules.MaxAge)), set: set, file: true, headers: new(headerCache)}
 	if !next.usable(now) {
 		c.log.Warn("key set on disk not used", "file", c.file.path, "error", "it is too old", "fetched", fetched)
 		return
@@ -456,10 +405,10 @@ func (c *cache) snapshotStats() Stats {
 		return s
 	}
 	s.Keys, s.Skipped = snap.set.size, len(snap.set.skipped)
-	s.Age = max(0, now.Sub(snap.fetched))
+	s.Age = max(0, now.Sub(snap.Fetched))
 	s.Usable = snap.usable(now)
 	s.FromFile = snap.file
-	s.Stale = !snap.expires.IsZero() && !now.Before(snap.stale)
+	s.Stale = snap.Late(now)
 	return s
 }
 

@@ -12,11 +12,11 @@ type payload struct {
 }
 
 // parseClaims reads a payload. Names are compared exactly. A claim of package
-// token that is of the wrong kind is an error, null included (but for roles);
-// claims that it does not know are read past.
+// token that is of the wrong kind is an error, null included (but for roles,
+// auth_time, acr and amr); claims that it does not know are read past.
 //
-// A time with a fraction is rounded to the side that refuses: exp down, nbf
-// and iat up.
+// A time with a fraction is rounded to the side that refuses: exp and auth_time
+// down, nbf and iat up.
 func parseClaims(s string, p *payload) error {
 	r := reader{s: s}
 	err := r.object(func(name string) (err error) {
@@ -47,7 +47,13 @@ func parseClaims(s string, p *payload) error {
 			s, err = r.str()
 			p.Scope = token.ParseScope(s)
 		case "roles":
-			p.Roles, err = roles(&r)
+			err = r.unlessNull(func() (err error) { p.Roles, err = roles(&r); return err })
+		case "auth_time":
+			err = r.unlessNull(func() (err error) { p.AuthTime, _, err = r.seconds(); return err })
+		case "acr":
+			err = r.unlessNull(func() (err error) { p.ACR, err = r.str(); return err })
+		case "amr":
+			err = r.unlessNull(func() (err error) { p.AMR, err = texts(&r); return err })
 		case "user_id":
 			p.UserID, err = r.str()
 		case "token_type":
@@ -73,8 +79,12 @@ func audience(r *reader) (token.Audience, error) {
 		one, err := r.str()
 		return token.Audience{one}, err
 	}
-	var list token.Audience
-	err := r.array(func() error {
+	return texts(r)
+}
+
+// texts reads a list of strings.
+func texts(r *reader) (list []string, err error) {
+	err = r.array(func() error {
 		s, err := r.str()
 		list = append(list, s)
 		return err
@@ -82,17 +92,21 @@ func audience(r *reader) (token.Audience, error) {
 	return list, err
 }
 
-// roles reads a list of strings. Null counts as an empty one, since package
-// token writes a nil list so.
-func roles(r *reader) ([]token.Role, error) {
-	if r.peek() == 'n' {
-		return nil, r.literal("null")
-	}
-	var list []token.Role
-	err := r.array(func() error {
+// roles reads a list of strings.
+func roles(r *reader) (list []token.Role, err error) {
+	err = r.array(func() error {
 		s, err := r.str()
 		list = append(list, token.Role(s))
 		return err
 	})
 	return list, err
+}
+
+// unlessNull reads with read, or null, which counts as nothing: package token
+// writes a nil list so, and other issuers write it for how a user logged in.
+func (r *reader) unlessNull(read func() error) error {
+	if r.peek() == 'n' {
+		return r.literal("null")
+	}
+	return read()
 }

@@ -17,7 +17,8 @@
 // [New] validates and starts nothing. [Verifier.Run] fetches the keys.
 // [Verifier.Check] says whether any are held, for a readiness probe. Handlers
 // read the claims with [FromContext]. Servers with their own way to answer
-// errors use [Verifier.VerifyRequest], [CheckScope] and [Challenge]. [As] and
+// errors use [Verifier.VerifyRequest], [CheckScope], [CheckLogin] and
+// [Challenge]. [Verifier.RequireLogin] steps up (RFC 9470). [As] and
 // [Private] read claims of your own, [NewMulti] takes the tokens of several
 // issuers. Package verifytest is an issuer for tests. All of it needs nothing
 // but the standard library.

@@ -3,13 +3,15 @@ package verify
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/urbandata/urbandata/pkg/token"
 )
 
 // The reasons for which a token or a request is refused. Every error of
-// [Verifier.Verify], [TokenFromRequest] and [CheckScope] wraps exactly one of
-// them. None carries any part of the token.
+// [Verifier.Verify], [TokenFromRequest], [CheckScope] and [CheckLogin] wraps
+// exactly one of them. None carries any part of the token.
 var (
 	// ErrMissing: the request carries no token.
 	ErrMissing = errors.New("verify: no token")
@@ -48,6 +50,9 @@ var (
 	ErrClaims = errors.New("verify: unusable claims")
 	// ErrScope: the token is good, but lacks a scope (see [CheckScope]).
 	ErrScope = errors.New("verify: insufficient scope")
+	// ErrLogin: the token is good, but the login that it comes from is too old
+	// or not strong enough for the operation (see [CheckLogin]).
+	ErrLogin = errors.New("verify: insufficient user authentication")
 )
 
 // Errors of set-up, never of a token.
@@ -91,6 +96,7 @@ var classes = [...]class{
 	{ErrAudience, "audience", 401, codeToken, "The access token is not for this service."},
 	{ErrClaims, "claims", 401, codeToken, notValid},
 	{ErrScope, "scope", 403, codeScope, "The access token lacks a scope that this operation needs."},
+	{ErrLogin, "login", 401, codeLogin, "The operation needs a more recent or a stronger login."},
 }
 
 // unclassified stands for an error that is not of this package.
@@ -136,6 +142,40 @@ func CheckScope(claims *token.Claims, need ...string) error {
 		if claims == nil || !claims.Scope.Has(s) {
 			return &ScopeError{Need: need}
 		}
+	}
+	return nil
+}
+
+// Login is what an operation wants of the login that a token comes from
+// (RFC 9470). The zero value wants nothing.
+type Login struct {
+	// ACR lists the acr values that will do, the preferred first: "aal2" for
+	// two factors at our issuer. Compared exactly; none: any will do.
+	ACR []string
+	// MaxAge is how long ago the login may be by auth_time, which a refresh
+	// leaves as it is; 0: as long as you like.
+	MaxAge time.Duration
+}
+
+// A LoginError says what login an operation needs. It is [ErrLogin].
+type LoginError struct{ Need Login }
+
+func (e *LoginError) Error() string {
+	return fmt.Sprintf("%v: needs acr %q, max_age %v", ErrLogin, e.Need.ACR, e.Need.MaxAge)
+}
+
+// Is makes errors.Is(err, ErrLogin) true.
+func (e *LoginError) Is(target error) bool { return target == ErrLogin }
+
+// CheckLogin returns nil if claims come from a login as need wants it at the
+// moment now, else a [*LoginError]. Claims without auth_time or acr (a program's
+// own token) are of no login, and so are claims that are nil.
+func CheckLogin(claims *token.Claims, need Login, now time.Time) error {
+	switch {
+	case claims == nil,
+		len(need.ACR) > 0 && !slices.Contains(need.ACR, claims.ACR),
+		need.MaxAge > 0 && (claims.AuthTime <= 0 || now.Sub(time.Unix(claims.AuthTime, 0)) > need.MaxAge):
+		return &LoginError{Need: need}
 	}
 	return nil
 }

@@ -184,6 +184,19 @@ func ExampleVerifier_Require() {
 	// 403 Bearer realm="inmuebles", error="insufficient_scope", error_description="The access token lacks a scope that this operation needs.", scope="inmuebles:write"
 }
 
+// A route that wants a login with two factors, ten minutes ago at most
+// (RFC 9470); it stands inside Middleware.
+func ExampleVerifier_RequireLogin() {
+	v := exampleVerifier()
+	h := v.RequireLogin(verify.Login{ACR: []string{token.ACRTwoFactors}, MaxAge: 10 * time.Minute})(http.NotFoundHandler())
+	ctx := verify.NewContext(context.Background(), &token.Claims{Subject: "user-1", AuthTime: time.Now().Unix(), ACR: token.ACRSingleFactor})
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/payments", nil).WithContext(ctx))
+	fmt.Println(w.Code, w.Header().Get("WWW-Authenticate"))
+	// Output:
+	// 401 Bearer realm="inmuebles", error="insufficient_user_authentication", error_description="The operation needs a more recent or a stronger login.", acr_values="aal2", max_age="600"
+}
+
 // A label for a metric, and a sentence for the client.
 func ExampleReason() {
 	fmt.Println(verify.Reason(verify.ErrExpired), "|", verify.Detail(verify.ErrExpired))

@@ -9,17 +9,14 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/urbandata/urbandata/pkg/verify/pace"
 )
 
 const maxRedirects = 3
 
 // nameHeader tells the issuer which verifier asks.
 const nameHeader = "Urbandata-Verifier"
-
-// maxRetryAfter is the longest that an issuer can make a verifier wait after a
-// failure. It is far less than a set may be stale, so no wrong answer can cut
-// a verifier off.
-const maxRetryAfter = time.Minute
 
 // fetcher asks for the key set once. It holds no state.
 type fetcher struct {
@@ -28,7 +25,7 @@ type fetcher struct {
 	client  *http.Client
 	timeout time.Duration
 	limit   int64
-	ages    CacheOptions
+	ages    pace.Rules
 }
 
 func newFetcher(o Options) *fetcher {
@@ -39,7 +36,7 @@ func newFetcher(o Options) *fetcher {
 	client.CheckRedirect = sameOrigin
 	client.Jar = nil
 	return &fetcher{
-		url: o.JWKSURL, name: o.Name, client: &client, timeout: o.Cache.FetchTimeout, limit: o.Cache.MaxKeySetBytes, ages: o.Cache,
+		url: o.JWKSURL, name: o.Name, client: &client, timeout: o.Cache.FetchTimeout, limit: o.Cache.MaxKeySetBytes, ages: o.Cache.rules(),
 	}
 }
 
@@ -120,7 +117,7 @@ func (f *fetcher) fetch(ctx context.Context, etag string) (answer, error) {
 		return got, nil
 	case resp.StatusCode != http.StatusOK:
 		// Dates are left to those who trust the clocks of both sides.
-		got.wait = min(deltaSeconds(strings.TrimSpace(resp.Header.Get("Retry-After"))), maxRetryAfter)
+		got.wait = min(deltaSeconds(strings.TrimSpace(resp.Header.Get("Retry-After"))), pace.MaxPatience)
 		return got, fmt.Errorf("%w: status %d", ErrFetch, resp.StatusCode)
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, f.limit+1))
@@ -138,13 +135,7 @@ func (f *fetcher) fetch(ctx context.Context, etag string) (answer, error) {
 }
 
 // life is for how long an answer is fresh, within the clamps.
-func (f *fetcher) life(h http.Header) time.Duration {
-	d, ok := freshness(h)
-	if !ok {
-		return f.ages.DefaultAge
-	}
-	return min(max(d, f.ages.MinAge), f.ages.MaxAge)
-}
+func (f *fetcher) life(h http.Header) time.Duration { return f.ages.Life(freshness(h)) }
 
 // freshness reads for how long an answer says it is fresh from now on: max-age
 // less the Age it already has (RFC 9111 §4.2); not at all under no-store or

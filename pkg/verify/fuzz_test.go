@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/lestrrat-go/jwx/v2/jwk"
+
+	"github.com/urbandata/urbandata/pkg/verify/pace"
 )
 
 // accepted is what encoding/json makes of what the strict reader accepts.
@@ -235,7 +237,7 @@ func FuzzAnswer(f *testing.F) {
 			t.Fatalf("%+v", got)
 		case err == nil && (got.life < o.Cache.MinAge || got.life > o.Cache.MaxAge):
 			t.Fatalf("a life of %v", got.life)
-		case got.wait < 0 || got.wait > maxRetryAfter:
+		case got.wait < 0 || got.wait > pace.MaxPatience:
 			t.Fatalf("a wait of %v", got.wait)
 		}
 	})

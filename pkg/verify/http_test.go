@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/verify"
@@ -90,6 +91,15 @@ func TestChallenge(t *testing.T) {
 			realm + `, error="insufficient_scope", error_description="The access token lacks a scope that this operation needs.", scope="inmuebles:read inmuebles:write"`, "scope",
 		},
 		{verify.ErrScope, 403, realm + `, error="insufficient_scope", error_description="The access token lacks a scope that this operation needs."`, "scope"},
+		{
+			verify.CheckLogin(nil, verify.Login{ACR: []string{"aal2", "aal3"}, MaxAge: 1500 * time.Millisecond}, time.Now()), 401,
+			realm + `, error="insufficient_user_authentication", error_description="The operation needs a more recent or a stronger login.", acr_values="aal2 aal3", max_age="2"`, "login",
+		},
+		{
+			verify.CheckLogin(nil, verify.Login{ACR: []string{`a"b`}}, time.Now()), 401,
+			realm + `, error="insufficient_user_authentication", error_description="The operation needs a more recent or a stronger login.", acr_values="a\"b"`, "login",
+		},
+		{verify.ErrLogin, 401, realm + `, error="insufficient_user_authentication", error_description="The operation needs a more recent or a stronger login."`, "login"},
 		{context.Canceled, 500, "", "other"},
 	} {
 		wrapped := fmt.Errorf("doing something: %w", tc.err)
@@ -129,6 +139,41 @@ func TestCheckScope(t *testing.T) {
 	}
 }
 
+func TestCheckLogin(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	at := func(ago time.Duration, acr string) *token.Claims {
+		return &token.Claims{AuthTime: now.Add(-ago).Unix(), ACR: acr}
+	}
+	recent, strong := verify.Login{MaxAge: time.Minute}, verify.Login{ACR: []string{"aal2", "aal3"}}
+	both := verify.Login{ACR: strong.ACR, MaxAge: recent.MaxAge}
+	for _, tc := range []struct {
+		name   string
+		claims *token.Claims
+		need   verify.Login
+		want   error
+	}{
+		{"nothing wanted", &token.Claims{}, verify.Login{}, nil},
+		{"just in time", at(time.Minute, ""), recent, nil},
+		{"a second late", at(time.Minute+time.Second, ""), recent, verify.ErrLogin},
+		{"an issuer whose clock is ahead", at(-time.Hour, ""), recent, nil},
+		{"no auth_time", &token.Claims{ACR: "aal2"}, recent, verify.ErrLogin},
+		{"auth_time before 1970", &token.Claims{AuthTime: -1}, verify.Login{MaxAge: 1 << 62}, verify.ErrLogin},
+		{"strong, however long ago", at(time.Hour, "aal2"), strong, nil},
+		{"another that will do", at(0, "aal3"), strong, nil},
+		{"weak", at(0, "aal1"), strong, verify.ErrLogin},
+		{"another case", at(0, "AAL2"), strong, verify.ErrLogin},
+		{"no acr", at(0, ""), strong, verify.ErrLogin},
+		{"both", at(time.Second, "aal2"), both, nil},
+		{"strong but old", at(time.Hour, "aal2"), both, verify.ErrLogin},
+		{"recent but weak", at(0, "aal1"), both, verify.ErrLogin},
+		{"no claims", nil, verify.Login{}, verify.ErrLogin},
+	} {
+		if err := verify.CheckLogin(tc.claims, tc.need, now); !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v, want %v", tc.name, err, tc.want)
+		}
+	}
+}
+
 func TestMiddleware(t *testing.T) {
 	issuer := verifytest.NewIssuer(t)
 	var reasons []string
@@ -143,6 +188,12 @@ func TestMiddleware(t *testing.T) {
 		claims, ok := verify.FromContext(r.Context())
 		_, _ = fmt.Fprint(w, claims.Subject, ok)
 	})
+	strong, recent := verify.Login{ACR: []string{token.ACRTwoFactors}}, verify.Login{MaxAge: time.Minute}
+	loggedIn := func(acr string, at time.Time) string {
+		claims := issuer.Claims("u")
+		claims.ACR, claims.AMR, claims.AuthTime = acr, []string{"pwd"}, at.Unix()
+		return issuer.Mint(verify.EdDSA, claims)
+	}
 	for _, tc := range []struct {
 		name    string
 		handler http.Handler
@@ -158,6 +209,11 @@ func TestMiddleware(t *testing.T) {
 		{"no scope", v.Middleware(v.Require("a")(greet)), "Bearer " + issuer.Token("u", "b"), 403, "The access token lacks a scope that this operation needs.", "Www-Authenticate"},
 		{"Require alone", v.Require("a")(greet), "Bearer " + issuer.Token("u", "a"), 401, "An access token is required.", "Www-Authenticate"},
 		{"Require nothing alone", v.Require()(greet), "", 401, "An access token is required.", "Www-Authenticate"},
+		{"strong login", v.Middleware(v.RequireLogin(strong)(greet)), "Bearer " + loggedIn("aal2", time.Now()), 200, "utrue", ""},
+		{"weak login", v.Middleware(v.RequireLogin(strong)(greet)), "Bearer " + loggedIn("aal1", time.Now()), 401, "The operation needs a more recent or a stronger login.", "Www-Authenticate"},
+		{"recent login, within the leeway", v.Middleware(v.RequireLogin(recent)(greet)), "Bearer " + loggedIn("aal1", time.Now().Add(-62*time.Second)), 200, "utrue", ""},
+		{"old login", v.Middleware(v.RequireLogin(recent)(greet)), "Bearer " + loggedIn("aal1", time.Now().Add(-time.Hour)), 401, "The operation needs a more recent or a stronger login.", "Www-Authenticate"},
+		{"RequireLogin alone", v.RequireLogin(verify.Login{})(greet), "", 401, "An access token is required.", "Www-Authenticate"},
 		{"no keys", down.Middleware(greet), "Bearer " + issuer.Token("u"), 503, "Tokens can't be verified at the moment. Try again soon.", "Retry-After"},
 	} {
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
@@ -187,7 +243,7 @@ func TestMiddleware(t *testing.T) {
 			t.Errorf("%s: no %s", tc.name, tc.extra)
 		}
 	}
-	if got, want := strings.Join(reasons, " "), "ok ok missing malformed ok scope missing missing"; got != want {
+	if got, want := strings.Join(reasons, " "), "ok ok missing malformed ok scope missing missing ok ok login ok ok login missing"; got != want {
 		t.Errorf("reasons %q, want %q", got, want)
 	}
 }

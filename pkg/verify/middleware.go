@@ -69,10 +69,23 @@ func (v *Verifier) Middleware(next http.Handler) http.Handler {
 // every scope. It belongs inside [Verifier.Middleware]; without claims in the
 // context it refuses as for a request without a token.
 func (v *Verifier) Require(scopes ...string) func(http.Handler) http.Handler {
+	return v.require(func(claims *token.Claims) error { return CheckScope(claims, scopes...) })
+}
+
+// RequireLogin is [Verifier.Require] for what an operation wants of the login
+// (RFC 9470): a client that is refused has its user log in anew, as the
+// challenge says. Leeway is forgiven.
+func (v *Verifier) RequireLogin(need Login) func(http.Handler) http.Handler {
+	return v.require(func(claims *token.Claims) error {
+		return CheckLogin(claims, need, v.options.Now().Add(-v.options.Leeway))
+	})
+}
+
+func (v *Verifier) require(check func(*token.Claims) error) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			claims, ok := FromContext(r.Context())
-			err := CheckScope(claims, scopes...)
+			err := check(claims)
 			if !ok {
 				err = ErrMissing
 			}
@@ -86,7 +99,7 @@ func (v *Verifier) Require(scopes ...string) func(http.Handler) http.Handler {
 	}
 }
 
-// retryAfter is in seconds: the key set is fetched again within lastRetry.
+// retryAfter is in seconds: the key set is fetched again within pace.LastRetry.
 const retryAfter = "10"
 
 // refuse answers with problem details.

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/urbandata/urbandata/pkg/verify/pace"
 )
 
 // The defaults of [Options] and [CacheOptions].
@@ -122,6 +124,11 @@ type CacheOptions struct {
 	// Burst at once, one more Every so often.
 	Burst int
 	Every time.Duration
+}
+
+// rules are the bounds on a set's life.
+func (c *CacheOptions) rules() pace.Rules {
+	return pace.Rules{MinAge: c.MinAge, MaxAge: c.MaxAge, DefaultAge: c.DefaultAge, MaxStale: c.MaxStale}
 }
 
 // Hooks are called synchronously, some on the request path: they must be

@@ -56,7 +56,7 @@ func (v *verified) size() int64 {
 	const word = int64(unsafe.Sizeof(""))
 	// The strings of the claims are parts of text, unless they were escaped.
 	return entry + int64(len(v.raw)) + 2*int64(len(v.text)) +
-		word*int64(cap(v.Audience)+cap(v.Scope)+cap(v.Roles))
+		word*int64(cap(v.Audience)+cap(v.Scope)+cap(v.Roles)+cap(v.AMR))
 }
 
 // tokenSet is eight places. A tag is part of the hash of what is in the place

@@ -29,6 +29,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humamux"
 	"github.com/gorilla/mux"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // Info describes an API in its OpenAPI document.
@@ -47,7 +49,8 @@ type API struct {
 	Huma   huma.API
 	Router *mux.Router
 
-	guard func(huma.Context, func(huma.Context))
+	guard  func(huma.Context, func(huma.Context))
+	access map[string]string // of method and path: who may use it (access.go)
 }
 
 // Guard has every operation go through f before anything of the request is
@@ -87,20 +90,11 @@ func ScopesOf(op *huma.Operation) (scopes []string, authenticated bool) {
 func NewAPI(info Info) *API {
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	router.Use(atRoute)
-	router.NotFoundHandler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		NewProblem(http.StatusNotFound, "no_such_path", "There is nothing at this path.").Write(w)
+	router.NotFoundHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		NewProblem(http.StatusNotFound, "no_such_path", "There is nothing at this path.").Write(w, r)
 	})
 	router.MethodNotAllowedHandler = methodNotAllowed(router)
 
-	transformer := problemHeaders
-	if info.PostgREST {
-		transformer = func(ctx huma.Context, status string, v any) (any, error) {
-			if p, ok := v.(*Problem); ok {
-				p.forPostgREST()
-			}
-			return problemHeaders(ctx, status, v)
-		}
-	}
 	api := humamux.New(router, huma.Config{
 		OpenAPI: &huma.OpenAPI{
 			OpenAPI: "3.1.0",
@@ -116,7 +110,7 @@ func NewAPI(info Info) *API {
 		// huma looks formats up under both names.
 		Formats:                      map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat},
 		DefaultFormat:                "application/json",
-		Transformers:                 []huma.Transformer{transformer},
+		Transformers:                 []huma.Transformer{writeProblems(info.PostgREST)},
 		RejectUnknownQueryParameters: true,
 	})
 	a := &API{Huma: api, Router: router}
@@ -134,7 +128,7 @@ func (a *API) checkGuard(ctx huma.Context, next func(huma.Context)) {
 
 // Fail writes err as the answer from a huma middleware.
 func (a *API) Fail(ctx huma.Context, p *Problem) {
-	_ = huma.WriteErr(a.Huma, ctx, p.Status, p.Detail, p) // it logs nothing useful, and the client is gone
+	_ = huma.WriteErr(a.Huma, ctx, p.Status, p.Error(), p) // it logs nothing useful, and the client is gone
 }
 
 // checkMediaType answers 415 unless the body is of a type that the operation
@@ -147,9 +141,9 @@ func (a *API) checkMediaType(ctx huma.Context, next func(huma.Context)) {
 		mediaType, params, err := mime.ParseMediaType(ctx.Header("Content-Type"))
 		charset := strings.ToLower(params["charset"])
 		if _, ok := body.Content[mediaType]; err != nil || !ok || charset != "" && charset != "utf-8" {
-			want := strings.Join(slices.Sorted(maps.Keys(body.Content)), " or ")
+			want := slices.Sorted(maps.Keys(body.Content))
 			a.Fail(ctx, NewProblem(http.StatusUnsupportedMediaType, "unsupported_media_type",
-				"Content-Type must be "+want+".").With("Accept", want))
+				i18n.Textf("Content-Type must be %s.", i18n.Or(want))).With("Accept", strings.Join(want, ", ")))
 			return
 		}
 		if coding := ctx.Header("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
@@ -214,7 +208,7 @@ func methodNotAllowed(router *mux.Router) http.Handler {
 			}
 		}
 		NewProblem(http.StatusMethodNotAllowed, "method_not_allowed", "This path doesn't have this method: see Allow.").
-			With("Allow", strings.Join(allow, ", ")).Write(w)
+			With("Allow", strings.Join(allow, ", ")).Write(w, r)
 	})
 }
 

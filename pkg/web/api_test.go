@@ -42,6 +42,7 @@ func newService(t *testing.T) *service {
 	s := &service{log: &bytes.Buffer{}, reg: prometheus.NewRegistry()}
 	a := NewAPI(Info{Title: "test", Version: "1"})
 	for _, path := range []string{"/echo/{id}", "/oauth/{id}"} {
+		a.DeclarePublic(http.MethodPost, path)
 		op := huma.Operation{OperationID: path, Method: http.MethodPost, Path: path, MaxBodyBytes: 2000}
 		if path == "/oauth/{id}" {
 			op.Metadata = OAuth
@@ -51,11 +52,12 @@ func newService(t *testing.T) *service {
 			return &echoOutput{in.Body}, nil
 		})
 	}
+	a.DeclarePublic(http.MethodGet, "/fail")
 	huma.Register(a.Huma, huma.Operation{OperationID: "fail", Method: http.MethodGet, Path: "/fail"},
 		func(ctx context.Context, _ *struct{}) (*struct{}, error) {
 			return nil, Internal(ctx, errors.New("pq: secret table is gone"))
 		})
-	a.Router.Path("/panic").Methods(http.MethodGet).HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("boom") })
+	a.Public(http.MethodGet, "/panic", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("boom") }))
 	NewHealth().Register(a)
 	if err := a.RegisterDocs(); err != nil {
 		t.Fatal(err)

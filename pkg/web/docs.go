@@ -29,15 +29,16 @@ const docsPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img
 	"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 // RegisterDocs serves the OpenAPI document at /openapi.json and Swagger UI at
-// /docs, all from the binary. Call it after the last operation is
-// registered: the document is rendered once.
+// /docs, all from the binary. Call it after the last route is registered: the
+// document is rendered once, and all routes must say who may use them, else it
+// returns [ErrUndeclared].
 func (a *API) RegisterDocs() error {
 	document, err := json.Marshal(a.Huma.OpenAPI())
 	if err != nil {
 		return fmt.Errorf("web: render the OpenAPI document: %w", err)
 	}
 	get := func(path string, asset Asset) {
-		a.Router.Path(path).Methods(http.MethodGet).Handler(asset)
+		a.Public(http.MethodGet, path, asset)
 	}
 	get("/openapi.json", NewAsset(document, "application/json", map[string]string{
 		"Cache-Control": "no-cache", "Access-Control-Allow-Origin": "*",
@@ -50,9 +51,9 @@ func (a *API) RegisterDocs() error {
 		if err != nil {
 			return err
 		}
-		a.Router.Path("/docs/" + strings.TrimSuffix(name, ".gz")).Methods(http.MethodGet).Handler(asset)
+		a.Public(http.MethodGet, "/docs/"+strings.TrimSuffix(name, ".gz"), asset)
 	}
-	return nil
+	return a.checkRoutes()
 }
 
 // Asset is an answer made once: bytes, a strong ETag, headers. It answers a

@@ -121,7 +121,7 @@ func (a *API) Handler(log *slog.Logger, metrics *Metrics, origins ...string) htt
 				metrics.panics.Inc()
 				rec.cause = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
 				if rec.status == 0 {
-					Internal(context.Background(), rec.cause).Write(rec)
+					Internal(context.Background(), rec.cause).Write(rec, r)
 				}
 			}
 			took := time.Since(start)

@@ -3,7 +3,7 @@ package web
 import (
 	"context"
 	"net/http"
-	"sync/atomic"
+	"sync"
 	"time"
 )
 
@@ -27,15 +27,22 @@ const checkTimeout = 2 * time.Second
 // check passes and it isn't draining).
 type Health struct {
 	checks   []Check
-	draining atomic.Bool
+	drain    sync.Once
+	draining chan struct{} // closed when it begins
 }
 
 // NewHealth makes a Health that asks these checks.
-func NewHealth(checks ...Check) *Health { return &Health{checks: checks} }
+func NewHealth(checks ...Check) *Health {
+	return &Health{checks: checks, draining: make(chan struct{})}
+}
 
 // Drain makes /readyz say 503 from now on, so that a load balancer sends
 // nothing new.
-func (h *Health) Drain() { h.draining.Store(true) }
+func (h *Health) Drain() { h.drain.Do(func() { close(h.draining) }) }
+
+// Draining is closed when the service is about to stop. An answer without an
+// end watches it: else it would hold the service up.
+func (h *Health) Draining() <-chan struct{} { return h.draining }
 
 type healthAnswer struct {
 	Status string            `json:"status"`
@@ -45,16 +52,18 @@ type healthAnswer struct {
 // Register puts /livez and /readyz on the API. They are not in its OpenAPI
 // document: they are for the platform, not for clients.
 func (h *Health) Register(a *API) {
-	a.Router.Path(livePath).Methods(http.MethodGet).HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	a.Public(http.MethodGet, livePath, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, healthAnswer{Status: "ok"})
-	})
-	a.Router.Path(readyPath).Methods(http.MethodGet).HandlerFunc(h.ready)
+	}))
+	a.Public(http.MethodGet, readyPath, http.HandlerFunc(h.ready))
 }
 
 func (h *Health) ready(w http.ResponseWriter, r *http.Request) {
-	if h.draining.Load() {
+	select {
+	case <-h.draining:
 		writeJSON(w, http.StatusServiceUnavailable, healthAnswer{Status: "draining"})
 		return
+	default:
 	}
 	status, answer := http.StatusOK, healthAnswer{Status: "ok", Checks: map[string]string{}}
 	for _, c := range h.checks {

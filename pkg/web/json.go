@@ -2,7 +2,6 @@ package web
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"math"
 	"strconv"
@@ -11,12 +10,12 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // maxDepth is how deep a body may nest. Nothing here needs more than three.
 const maxDepth = 64
-
-var errDepth = fmt.Errorf("is nested more than %d levels deep", maxDepth)
 
 // jsonFormat reads and writes JSON. Reading is strict: names match in their
 // exact case, no name twice (RFC 8259 §4 leaves that open, and two readers
@@ -46,7 +45,7 @@ var decodeOptions = json.WithUnmarshalers(json.JoinUnmarshalers(
 // value.
 func Unmarshal(data []byte, v any) error {
 	if tooDeep(data) {
-		return &decodeError{reason: errDepth.Error()}
+		return &decodeError{"", i18n.Textf("is nested more than %d levels deep", maxDepth)}
 	}
 	err := json.Unmarshal(data, v, decodeOptions)
 	if err == nil {
@@ -63,10 +62,10 @@ func Unmarshal(data []byte, v any) error {
 	case errors.As(err, &syntactic):
 		return &decodeError{
 			string(syntactic.JSONPointer),
-			"is not valid JSON after byte " + strconv.FormatInt(syntactic.ByteOffset, 10),
+			i18n.Textf("is not valid JSON after byte %d", syntactic.ByteOffset),
 		}
 	case errors.As(err, &semantic):
-		reason := "is not of the type wanted here"
+		reason := i18n.Text("is not of the type wanted here")
 		if semantic.JSONKind == '0' {
 			reason = "is not a number of the kind or size wanted here"
 		}
@@ -125,18 +124,22 @@ func tooDeep(data []byte) bool {
 
 // decodeError is a place and a reason. huma keeps only an error's text, so
 // the text carries both, and splitDecodeError takes them apart again.
-type decodeError struct{ pointer, reason string }
+type decodeError struct {
+	pointer string
+	reason  i18n.Text
+}
 
 const decodeMark = "\x00" // can't stand in a JSON Pointer that we made from valid text without being escaped first
 
 func (e *decodeError) Error() string {
-	return decodeMark + strings.ReplaceAll(e.pointer, decodeMark, "") + decodeMark + e.reason
+	return decodeMark + strings.ReplaceAll(e.pointer, decodeMark, "") + decodeMark + string(e.reason)
 }
 
-func splitDecodeError(text string) (pointer, reason string, ok bool) {
+func splitDecodeError(text string) (pointer string, reason i18n.Text, ok bool) {
 	rest, ok := strings.CutPrefix(text, decodeMark)
 	if !ok {
 		return "", "", false
 	}
-	return strings.Cut(rest, decodeMark)
+	pointer, text, ok = strings.Cut(rest, decodeMark)
+	return pointer, i18n.Foreign(text), ok
 }

@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -10,6 +11,10 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humamux"
+	"github.com/danielgtaylor/huma/v2/validation"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // The media type of a [Problem] (RFC 9457 §3).
@@ -23,23 +28,25 @@ const (
 )
 
 // Problem is the one shape of an error answer (RFC 9457). It is an error, so
-// a handler returns it like any other.
+// a handler returns it like any other. Its texts are English until it is
+// written, in the language that the request prefers.
 type Problem struct {
 	Type   string       `json:"type" doc:"What kind of problem this is; about:blank means that title and status say it all" example:"about:blank"`
-	Title  string       `json:"title" doc:"The status in words" example:"Unprocessable Entity"`
+	Title  i18n.Text    `json:"title" doc:"The status in words" example:"Unprocessable Entity"`
 	Status int          `json:"status" doc:"The HTTP status" example:"422"`
 	Code   string       `json:"code" doc:"The problem's name, the same in every language" example:"validation_failed"`
-	Detail string       `json:"detail" doc:"What went wrong, for a person" example:"The request has members that are not valid."`
+	Detail i18n.Text    `json:"detail" doc:"What went wrong, for a person, in the language of Content-Language" example:"The request has members that are not valid."`
 	Errors []FieldError `json:"errors,omitempty" nullable:"false" doc:"What is wrong with which member, parameter or header"`
 
 	// The members of RFC 6749 §5.2, at the endpoints that issue tokens.
+	// The description is English in every language: it is ASCII by §5.2.
 	OAuthError       string `json:"error,omitempty" doc:"RFC 6749 error code, at the endpoints that issue tokens" example:"invalid_request"`
-	OAuthDescription string `json:"error_description,omitempty" doc:"RFC 6749 error description, the same as detail"`
+	OAuthDescription string `json:"error_description,omitempty" doc:"RFC 6749 error description: detail in English"`
 
 	// What PostgREST's clients show, where Info.PostgREST is set.
-	Message string `json:"message,omitempty" doc:"The same as detail, for clients of PostgREST"`
-	Details string `json:"details,omitempty" doc:"What is wrong with what, in one line, for clients of PostgREST"`
-	Hint    string `json:"hint,omitempty" doc:"What to send instead"`
+	Message i18n.Text `json:"message,omitempty" doc:"The same as detail, for clients of PostgREST"`
+	Details i18n.Text `json:"details,omitempty" doc:"What is wrong with what, in one line, for clients of PostgREST"`
+	Hint    i18n.Text `json:"hint,omitempty" doc:"What to send instead"`
 
 	header http.Header
 }
@@ -48,14 +55,14 @@ type Problem struct {
 // Pointer, Parameter and Header is set. The value itself is never repeated:
 // it may be a secret.
 type FieldError struct {
-	Pointer   *string `json:"pointer,omitzero" required:"false" doc:"JSON Pointer (RFC 6901) to the member of the body; the empty string is the whole body" example:"/x_coord"`
-	Parameter string  `json:"parameter,omitempty" doc:"Name of the query or path parameter" example:"limit"`
-	Header    string  `json:"header,omitempty" doc:"Name of the header field"`
-	Detail    string  `json:"detail" doc:"What is wrong with it" example:"must be a number between -180 and 180"`
+	Pointer   *string   `json:"pointer,omitzero" required:"false" doc:"JSON Pointer (RFC 6901) to the member of the body; the empty string is the whole body" example:"/x_coord"`
+	Parameter string    `json:"parameter,omitempty" doc:"Name of the query or path parameter" example:"limit"`
+	Header    string    `json:"header,omitempty" doc:"Name of the header field"`
+	Detail    i18n.Text `json:"detail" doc:"What is wrong with it" example:"must be a number between -180 and 180"`
 }
 
 // AtMember is a [FieldError] about a member of the body, by JSON Pointer.
-func AtMember(pointer, detail string) FieldError {
+func AtMember(pointer string, detail i18n.Text) FieldError {
 	if len(pointer) > maxPointerLength {
 		pointer = strings.ToValidUTF8(pointer[:maxPointerLength], "") + "…"
 	}
@@ -63,7 +70,7 @@ func AtMember(pointer, detail string) FieldError {
 }
 
 // AtParameter is a [FieldError] about a query or path parameter.
-func AtParameter(name, detail string) FieldError {
+func AtParameter(name string, detail i18n.Text) FieldError {
 	if len(name) > maxPointerLength {
 		name = strings.ToValidUTF8(name[:maxPointerLength], "") + "…"
 	}
@@ -73,7 +80,7 @@ func AtParameter(name, detail string) FieldError {
 // NewProblem makes a problem. code is its name in any language (snake_case),
 // detail a sentence for a person, constant or made from what the client may
 // know.
-func NewProblem(status int, code, detail string, errs ...FieldError) *Problem {
+func NewProblem(status int, code string, detail i18n.Text, errs ...FieldError) *Problem {
 	return &Problem{
 		Type: "about:blank", Title: statusText(status), Status: status,
 		Code: code, Detail: detail, Errors: errs,
@@ -113,11 +120,11 @@ func Internal(ctx context.Context, err error) *Problem {
 // statusClientClosed is what nginx logs for a client that left.
 const statusClientClosed = 499
 
-func statusText(status int) string {
+func statusText(status int) i18n.Text {
 	if status == statusClientClosed {
 		return "Client Closed Request"
 	}
-	return http.StatusText(status)
+	return i18n.Foreign(http.StatusText(status))
 }
 
 // With adds a header field to the answer.
@@ -129,52 +136,73 @@ func (p *Problem) With(name, value string) *Problem {
 	return p
 }
 
-// forPostgREST fills in the members that clients of PostgREST show.
-func (p *Problem) forPostgREST() {
-	p.Message = p.Detail
-	if p.Details != "" {
-		return
+// in is the problem in a language, for a client of PostgREST or for any.
+func (p *Problem) in(l *i18n.Language, postgREST bool) *Problem {
+	out := *p
+	for _, t := range []*i18n.Text{&out.Title, &out.Detail, &out.Details, &out.Hint} {
+		*t = l.Translate(*t)
 	}
 	var all []string
-	for _, e := range p.Errors {
-		all = append(all, strings.TrimSpace(e.where()+" "+e.Detail))
+	out.Errors = slices.Clone(p.Errors)
+	for i := range out.Errors {
+		e := &out.Errors[i]
+		e.Detail = l.Translate(e.Detail)
+		all = append(all, strings.TrimSpace(e.where()+" "+e.Detail.String()))
 	}
-	p.Details = strings.Join(all, "; ")
+	if postgREST {
+		out.Message = out.Detail
+		if out.Details == "" {
+			out.Details = i18n.Foreign(strings.Join(all, "; "))
+		}
+	}
+	return &out
 }
 
-// Error is the detail, so that a problem can be returned and logged.
-func (p *Problem) Error() string { return p.Detail }
+// Error is the detail in English, so that a problem can be returned and logged.
+func (p *Problem) Error() string { return p.Detail.String() }
 
 // GetStatus makes a problem a huma.StatusError.
 func (p *Problem) GetStatus() int { return p.Status }
 
 // setHeaders sets the problem's header fields in place of whatever was set
-// before it was found. No cache is to keep an error.
-func (p *Problem) setHeaders(set func(name, value string)) {
+// before it was found. No cache is to keep an error. What the answer varies by
+// already, it goes on to.
+func (p *Problem) setHeaders(l *i18n.Language, set, add func(name, value string)) {
 	set("Cache-Control", "no-store")
 	for name, values := range p.header {
 		set(name, strings.Join(values, ", "))
 	}
+	set("Content-Language", l.Tag)
+	add("Vary", acceptLanguage)
 }
 
-// problemHeaders is a huma.Transformer: every problem passes here on its way
+const acceptLanguage = "Accept-Language"
+
+// writeProblems is a huma.Transformer: every problem passes here on its way
 // out, whoever found it.
-func problemHeaders(ctx huma.Context, _ string, v any) (any, error) {
-	if p, ok := v.(*Problem); ok {
-		p.setHeaders(ctx.SetHeader)
+func writeProblems(postgREST bool) huma.Transformer {
+	return func(ctx huma.Context, _ string, v any) (any, error) {
+		p, ok := v.(*Problem)
+		if !ok {
+			return v, nil
+		}
+		r, _ := humamux.Unwrap(ctx)
+		l := i18n.Choose(r.Header[acceptLanguage])
+		p.setHeaders(l, ctx.SetHeader, ctx.AppendHeader)
+		return p.in(l, postgREST), nil
 	}
-	return v, nil
 }
 
 // ContentType makes every problem go out as problem+json.
 func (p *Problem) ContentType(string) string { return problemType }
 
-// Write sends the problem from a plain http.Handler.
-func (p *Problem) Write(w http.ResponseWriter) {
+// Write sends the problem from a plain http.Handler, as the answer to r.
+func (p *Problem) Write(w http.ResponseWriter, r *http.Request) {
+	l := i18n.Choose(r.Header[acceptLanguage])
 	h := w.Header()
-	p.setHeaders(h.Set)
+	p.setHeaders(l, h.Set, h.Add)
 	h.Set("Content-Type", problemType)
-	body, err := marshal(p)
+	body, err := marshal(p.in(l, false))
 	if err != nil { // plain strings and numbers: it can't
 		panic(err)
 	}
@@ -200,7 +228,7 @@ func (p *Problem) ForOAuth() *Problem {
 			p.OAuthError = "invalid_request"
 		}
 	}
-	p.OAuthDescription = p.Detail
+	p.OAuthDescription = p.Detail.String()
 	return p
 }
 
@@ -211,9 +239,11 @@ var OAuth = map[string]any{oauthKey: true}
 
 const oauthKey = "urbandata.oauth"
 
-// huma takes its error type and its case rule from package variables. Every
-// API in this program wants the same, so they are set once, here.
+// huma takes its error type, its case rule and its formatter from package
+// variables. Every API in this program wants the same, so they are set once,
+// here. The formatter keeps a message's arguments apart, for fieldError.
 func init() {
+	huma.ErrorFormatter = func(format string, args ...any) string { return i18n.Keep(format, args...) }
 	huma.ValidateStrictCasing = true // else {"title":"ok","TITLE":""} passes validation
 	huma.DefaultArrayNullable = false
 	huma.NewError = func(status int, message string, errs ...error) huma.StatusError {
@@ -250,7 +280,7 @@ func fromHuma(ctx context.Context, status int, message string, errs []error) *Pr
 		}
 	}
 	slices.SortStableFunc(fields, func(a, b FieldError) int { return strings.Compare(a.where(), b.where()) })
-	code, detail := "invalid_request", message
+	code, detail := "invalid_request", i18n.Foreign(message)
 	switch status {
 	case http.StatusBadRequest:
 		code, detail = "malformed", "The body is not what it should be: see errors."
@@ -286,34 +316,35 @@ func fieldError(d *huma.ErrorDetail) FieldError {
 	if i := strings.IndexByte(in, '['); i >= 0 { // "body[0].title"
 		in, rest = in[:i], d.Location[i:]
 	}
+	message := i18n.Foreign(d.Message)
 	switch in {
 	case "query", "path":
-		return AtParameter(rest, d.Message)
+		return AtParameter(rest, message)
 	case "header", "cookie":
-		return FieldError{Header: rest, Detail: d.Message}
+		return FieldError{Header: rest, Detail: message}
 	}
-	if pointer, message, ok := splitDecodeError(d.Message); ok {
-		return AtMember(pointer, message)
+	if pointer, reason, ok := splitDecodeError(d.Message); ok {
+		return AtMember(pointer, reason)
 	}
-	pointer, message := "", d.Message
+	pointer := ""
 	if rest != "" {
 		pointer = "/" + strings.NewReplacer("~", "~0", "/", "~1", ".", "/", "[", "/", "]", "").Replace(strings.TrimPrefix(rest, "["))
 	}
-	// What comes after the colon is a parser's text, about the value.
-	if strings.HasPrefix(message, "expected string to be ") {
-		message, _, _ = strings.Cut(message, ":")
-	}
-	// huma reports a missing member at its parent and names it in the text.
-	if name, ok := strings.CutPrefix(message, "expected required property "); ok {
-		if name, ok = strings.CutSuffix(name, " to be present"); ok {
-			pointer, message = pointer+"/"+escapePointer(name), "is required"
-		}
-	}
-	if message == "unexpected property" {
+	format, args := message.Parts()
+	switch {
+	case format == validation.MsgUnexpectedProperty:
 		message = "is not a known member"
+	case format == validation.MsgExpectedRequiredProperty && len(args) == 1:
+		// huma reports a missing member at its parent and names it in the text.
+		pointer, message = pointer+"/"+escapePointer(fmt.Sprint(args[0])), "is required"
+	case strings.HasSuffix(format, parsersText):
+		message = i18n.Foreign(strings.TrimSuffix(format, parsersText))
 	}
 	return AtMember(pointer, message)
 }
+
+// parsersText is where huma puts the text of a parser, which is about the value.
+const parsersText = ": %v"
 
 // escapePointer escapes a member name for a JSON Pointer (RFC 6901 §3).
 func escapePointer(name string) string {

@@ -4,6 +4,8 @@ import (
 	"math"
 	"strconv"
 	"strings"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // ParseBox reads a bounding box, west,south,east,north in degrees (RFC 7946
@@ -12,7 +14,7 @@ import (
 // meridians 180 and -180 are one, and a pole is one point whatever longitude
 // it was given.
 func ParseBox(parameter, text string, x, y *Field) (Node, error) {
-	fail := func(reason string) (Node, error) {
+	fail := func(reason i18n.Text) (Node, error) {
 		return Node{}, &Error{parameter, reason, "write west,south,east,north in degrees, as in -3.8,40.3,-3.6,40.5; a west greater than the east crosses the antimeridian"}
 	}
 	parts := strings.Split(text, ",")

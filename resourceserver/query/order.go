@@ -1,6 +1,10 @@
 package query
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
+)
 
 // Key is one field of an order.
 type Key struct {
@@ -21,7 +25,7 @@ const nameID = "_id"
 // the _id decides, against the direction of the last field: so date, date.desc
 // and date.desc,_id are one index, read from either end.
 func ParseOrder(fields Fields, text string) (Order, error) {
-	fail := func(reason, hint string) (Order, error) { return nil, &Error{"order", reason, hint} }
+	fail := func(reason, hint i18n.Text) (Order, error) { return nil, &Error{"order", reason, hint} }
 	var order Order
 	if text != "" {
 		for part := range strings.SplitSeq(text, ",") {

@@ -1,7 +1,6 @@
 package query
 
 import (
-	"fmt"
 	"math"
 	"net/url"
 	"slices"
@@ -9,6 +8,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // operators are the words of the dialect.
@@ -24,7 +25,10 @@ var foreign = map[string]bool{
 	"cs": true, "cd": true, "ov": true, "sl": true, "sr": true, "nxr": true, "nxl": true, "adj": true,
 }
 
-const operatorList = "eq, neq, gt, gte, lt, lte, in, is, like, ilike, fts and plfts, each also behind not."
+const (
+	hintOperators i18n.Text = "there are eq, neq, gt, gte, lt, lte, in, is, like, ilike, fts and plfts, each also behind not."
+	hintAlone     i18n.Text = "a value alone means eq; else it is operator.value, and the operators are eq, neq, gt, gte, lt, lte, in, is, like, ilike, fts and plfts, each also behind not."
+)
 
 // reasonAny is why a condition can't be one on a [Field.Any].
 const reasonAny = "stands for several members, and is for full text alone"
@@ -60,14 +64,14 @@ func Parse(fields Fields, values url.Values) (Node, error) {
 	p := &parser{fields: fields}
 	if length > MaxLength {
 		p.parameter = names[0]
-		return Node{}, p.fail(fmt.Sprintf("makes the filter too long: %d bytes is the limit", MaxLength), "")
+		return Node{}, p.fail(i18n.Textf("makes the filter too long: %d bytes is the limit", MaxLength), "")
 	}
 	var nodes []Node
 	for _, name := range names {
 		p.parameter = name
 		f := fields[name]
 		if f == nil && len(values[name]) > 1 {
-			return Node{}, p.fail("is given more than once", "put its conditions into one "+name+"=(…)")
+			return Node{}, p.fail("is given more than once", i18n.Textf("put its conditions into one %s=(…)", name))
 		}
 		for _, v := range values[name] {
 			if !wellFormed(v) {
@@ -98,11 +102,11 @@ type parser struct {
 	rest      string // of a group
 }
 
-func (p *parser) fail(reason, hint string) error { return &Error{p.parameter, reason, hint} }
+func (p *parser) fail(reason, hint i18n.Text) error { return &Error{p.parameter, reason, hint} }
 
 // at is a reason of a syntax error, with its place and not the text there.
-func (p *parser) at(reason string, whole int) error {
-	return p.fail(fmt.Sprintf("%s, after %d bytes", reason, whole-len(p.rest)), "put a value with , ( ) or \" in it between double quotes")
+func (p *parser) at(reason i18n.Text, whole int) error {
+	return p.fail(i18n.Textf("%s, after %d bytes", reason, whole-len(p.rest)), "put a value with , ( ) or \" in it between double quotes")
 }
 
 // condition reads the value of a parameter named as a field.
@@ -115,9 +119,9 @@ func (p *parser) condition(f *Field, v string) (Node, error) {
 	case dotted && strings.HasSuffix(word, ")") && strings.Contains(word, "fts("):
 		return Node{}, p.fail("names a language, which full text doesn't have here", "leave out the parentheses: words are compared as they are, but for case and accents")
 	case dotted && foreign[word]:
-		return Node{}, p.fail("has an operator that there isn't here", "there are "+operatorList)
+		return Node{}, p.fail("has an operator that there isn't here", hintOperators)
 	case not:
-		return Node{}, p.fail("has no operator behind not.", "there are "+operatorList)
+		return Node{}, p.fail("has no operator behind not.", hintOperators)
 	default:
 		op, operand = Eq, v
 	}
@@ -152,7 +156,7 @@ func (p *parser) whole(name, v string) (Node, error) {
 // group reads (…, …) of an and or an or, which lies depth levels deep.
 func (p *parser) group(word string, not bool, depth, whole int) (Node, error) {
 	if depth > MaxDepth {
-		return Node{}, p.fail(fmt.Sprintf("is nested too deep: %d levels is the limit", MaxDepth), "")
+		return Node{}, p.fail(i18n.Textf("is nested too deep: %d levels is the limit", MaxDepth), "")
 	}
 	if !p.has('(') {
 		return Node{}, p.at("lacks a (", whole)
@@ -215,7 +219,7 @@ func (p *parser) term(not bool, depth, whole int) (Node, error) {
 	}
 	f := p.fields[word]
 	if f == nil {
-		return Node{}, p.fail(fmt.Sprintf("names a field that doesn't exist, after %d bytes", whole-len(p.rest)-len(word)), "the fields are those of an inmueble")
+		return Node{}, p.fail(i18n.Textf("names a field that doesn't exist, after %d bytes", whole-len(p.rest)-len(word)), "the fields are those of an inmueble")
 	}
 	if !p.has('.') {
 		return Node{}, p.at("lacks an operator behind a field", whole)
@@ -227,7 +231,7 @@ func (p *parser) term(not bool, depth, whole int) (Node, error) {
 	}
 	op, known := operators[word]
 	if !known || !p.has('.') {
-		return Node{}, p.fail(fmt.Sprintf("has an operator that there isn't here, after %d bytes", whole-len(p.rest)-len(word)), "there are "+operatorList)
+		return Node{}, p.fail(i18n.Textf("has an operator that there isn't here, after %d bytes", whole-len(p.rest)-len(word)), hintOperators)
 	}
 	if op == In {
 		if f.Any != nil {
@@ -303,7 +307,7 @@ func (p *parser) word(whole int) (string, error) {
 // count takes note of n more terms.
 func (p *parser) count(n int) error {
 	if p.terms += n; p.terms > MaxTerms {
-		return p.fail(fmt.Sprintf("makes the filter too large: %d conditions is the limit, each value of an in counted as one", MaxTerms), "")
+		return p.fail(i18n.Textf("makes the filter too large: %d conditions is the limit, each value of an in counted as one", MaxTerms), "")
 	}
 	return nil
 }
@@ -319,7 +323,7 @@ func (p *parser) members(f *Field, not bool, list []string) (Node, error) {
 	for _, text := range list {
 		v, reason := f.value(text)
 		if reason != "" {
-			return Node{}, p.fail("has a value that "+reason, "")
+			return Node{}, p.fail(i18n.Textf("has a value that %s", reason), "")
 		}
 		n.List = append(n.List, v)
 	}
@@ -352,7 +356,7 @@ func (p *parser) leaf(f *Field, op Op, not bool, operand string) (Node, error) {
 	default:
 		v, reason := f.value(operand)
 		if reason != "" {
-			return Node{}, p.fail("has a value that "+reason, "a value alone means eq; else it is operator.value, and the operators are "+operatorList)
+			return Node{}, p.fail(i18n.Textf("has a value that %s", reason), hintAlone)
 		}
 		n.Value = v
 	}
@@ -389,7 +393,7 @@ func (p *parser) is(f *Field, not bool, operand string) (Node, error) {
 
 // value reads a value of the field's kind, as a tree holds it. reason is "" or
 // what is wrong with it.
-func (f *Field) value(text string) (v any, reason string) {
+func (f *Field) value(text string) (v any, reason i18n.Text) {
 	switch f.Kind {
 	case Text:
 		return text, ""

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // A pattern, of like and ilike, is text in which * and % stand for any
@@ -13,7 +15,7 @@ import (
 // several in a row, a \ only before % _ and \.
 
 // parsePattern makes a pattern canonical. reason is "" or what is wrong.
-func parsePattern(s string) (canonical, reason string) {
+func parsePattern(s string) (canonical string, reason i18n.Text) {
 	if utf8.RuneCountInString(s) > MaxPattern {
 		return "", "has a pattern that is too long: 500 characters is the limit"
 	}

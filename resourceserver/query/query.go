@@ -33,6 +33,8 @@ package query
 import (
 	"fmt"
 	"strings"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // Limits on one filter. Beyond any of them is an [Error] that says which.
@@ -147,11 +149,11 @@ func both(nodes ...Node) Node {
 // Error says what is wrong with a parameter, never repeating its value.
 type Error struct {
 	Parameter string
-	Reason    string
-	Hint      string // what to write instead; may be ""
+	Reason    i18n.Text
+	Hint      i18n.Text // what to write instead; may be ""
 }
 
 // Error names the parameter and the reason.
 func (e *Error) Error() string {
-	return fmt.Sprintf("query: %s %s", e.Parameter, strings.TrimSuffix(e.Reason, "."))
+	return fmt.Sprintf("query: %s %s", e.Parameter, strings.TrimSuffix(e.Reason.String(), "."))
 }

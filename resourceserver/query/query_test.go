@@ -119,7 +119,7 @@ func TestVectors(t *testing.T) {
 		e, ok := errors.AsType[*Error](err)
 		if !ok {
 			t.Errorf("%s: accepted as %s", v.Query, show(&n))
-		} else if e.Parameter != v.Parameter || !strings.Contains(e.Reason, v.Error) {
+		} else if e.Parameter != v.Parameter || !strings.Contains(e.Reason.String(), v.Error) {
 			t.Errorf("%s: %v, want %s at %s", v.Query, e, v.Error, v.Parameter)
 		}
 	}
@@ -144,7 +144,7 @@ func TestLimits(t *testing.T) {
 		{"ill-formed text", "title", "eq.\xff", "valid Unicode"},
 	} {
 		_, err := Parse(some, url.Values{tt.parameter: {tt.value}})
-		if e, ok := errors.AsType[*Error](err); !ok || !strings.Contains(e.Reason, tt.want) || e.Parameter != tt.parameter {
+		if e, ok := errors.AsType[*Error](err); !ok || !strings.Contains(e.Reason.String(), tt.want) || e.Parameter != tt.parameter {
 			t.Errorf("%s: %v, want %s", tt.name, err, tt.want)
 		}
 	}
@@ -176,7 +176,7 @@ func TestOrder(t *testing.T) {
 	} {
 		o, err := ParseOrder(some, tt.order)
 		if tt.reason != "" {
-			if e, ok := errors.AsType[*Error](err); !ok || !strings.Contains(e.Reason, tt.reason) {
+			if e, ok := errors.AsType[*Error](err); !ok || !strings.Contains(e.Reason.String(), tt.reason) {
 				t.Errorf("%s: %v, want %s", tt.order, err, tt.reason)
 			}
 			continue

@@ -6,6 +6,8 @@ import (
 	"sync"
 
 	"golang.org/x/text/unicode/norm"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // Full text is about words, by a definition that needs no engine's: a word is
@@ -206,7 +208,7 @@ func (q *textQuery) joined(op Op, between byte, not bool, part func() (Node, err
 
 func (q *textQuery) query(not bool, depth int) (Node, error) {
 	if depth > MaxDepth {
-		return Node{}, q.fail(fmt.Sprintf("is nested too deep: %d levels is the limit", MaxDepth), "")
+		return Node{}, q.fail(i18n.Textf("is nested too deep: %d levels is the limit", MaxDepth), "")
 	}
 	return q.joined(Or, '|', not, func() (Node, error) {
 		return q.joined(And, '&', not, func() (Node, error) { return q.factor(not, depth) })
@@ -256,7 +258,7 @@ func (q *textQuery) words(text string, prefix, not bool) (Node, error) {
 	var nodes []Node
 	for _, word := range all {
 		if len([]rune(word)) > MaxWord {
-			return Node{}, q.fail(fmt.Sprintf("has a word that is too long: %d characters is the limit", MaxWord), "")
+			return Node{}, q.fail(i18n.Textf("has a word that is too long: %d characters is the limit", MaxWord), "")
 		}
 		n, err := q.word(word, not)
 		if err != nil {

@@ -1,7 +1,8 @@
 // Package thirdparty runs what docs/verify.md recommends to others: each
 // program under docs/verify, with its library from that library's own
-// registry, against the real authserver; and `urbandata verify-proxy` behind a
-// real nginx and a real Caddy. There is nothing here but tests.
+// registry, against the real authserver; `urbandata verify-proxy` behind a real
+// nginx and a real Caddy; and, below clients, OAuth 2.0 clients of three
+// languages against /oauth2. There is nothing here but tests.
 //
 //	make test-verifiers
 //
@@ -16,4 +17,7 @@
 // authn issues, and those that the test signs with authn's own keys, taken
 // from its database with its sealing key, to be wrong in one thing each. Then
 // they are asked about the attacks of pkg/verify/testdata.
+//
+// A client is a process that reads requests as lines of JSON, carries each out
+// with its library as that library would have it, and answers what came of it.
 package thirdparty

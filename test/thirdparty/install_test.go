@@ -19,9 +19,10 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// toolchain is how the programs of one folder of docs/verify get ready.
+// toolchain is how the programs of one folder get ready.
 type toolchain struct {
-	folder string     // under docs/verify
+	parent string     // docs/verify unless it says otherwise
+	folder string     // under parent
 	needs  []string   // programs
 	get    string     // how to get them
 	build  [][]string // in a copy of the folder, one after another
@@ -55,6 +56,20 @@ func maven(folder string) toolchain {
 	}
 }
 
+// of is the same toolchain for the folder of that name below another parent.
+func (c toolchain) of(parent string) toolchain {
+	c.parent = parent
+	return c
+}
+
+// source is the folder, from the root of the repository.
+func (c toolchain) source() string {
+	if c.parent == "" {
+		return filepath.Join("docs", "verify", c.folder)
+	}
+	return filepath.Join(c.parent, c.folder)
+}
+
 const stamp = ".ready"
 
 // install makes a copy of the folder ready to run, in the user's cache, and
@@ -64,14 +79,14 @@ func (c toolchain) install(t *testing.T) string {
 	began := time.Now()
 	for _, program := range c.needs {
 		if _, err := exec.LookPath(program); err != nil {
-			t.Fatalf("docs/verify/%s can't be run, because %s is missing: %s", c.folder, program, c.get)
+			t.Fatalf("%s can't be run, because %s is missing: %s", c.source(), program, c.get)
 		}
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ready := filepath.Join(cache, "urbandata", "verifiers", c.folder)
+	ready := filepath.Join(cache, "urbandata", "verifiers", c.parent, c.folder)
 	if err := os.MkdirAll(filepath.Dir(ready), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +96,7 @@ func (c toolchain) install(t *testing.T) string {
 	}
 	defer func() { _ = lock.Unlock() }()
 
-	source := filepath.Join(root, "docs", "verify", c.folder)
+	source := filepath.Join(root, c.source())
 	sum := c.sum(t, source)
 	if was, err := os.ReadFile(filepath.Join(ready, stamp)); err == nil && string(was) == sum {
 		t.Logf("%s: was ready", c.folder)
@@ -100,7 +115,7 @@ func (c toolchain) install(t *testing.T) string {
 			command.Args[1] = "./" + step[0]
 		}
 		if out, err := command.CombinedOutput(); err != nil {
-			t.Fatalf("docs/verify/%s: %s: %v (if the toolchain is too old: %s)\n%s", c.folder, strings.Join(step, " "), err, c.get, out)
+			t.Fatalf("%s: %s: %v (if the toolchain is too old: %s)\n%s", c.source(), strings.Join(step, " "), err, c.get, out)
 		}
 	}
 	if err := os.WriteFile(filepath.Join(ready, stamp), []byte(sum), 0o600); err != nil {

@@ -31,6 +31,7 @@ type issuer struct {
 	t       *testing.T
 	url     string
 	process *process
+	ops     []string // the environment of an operator's commands
 	keeper  *keys.Keeper
 	sealer  *wiretap
 }
@@ -88,7 +89,10 @@ func startIssuer(t *testing.T) *issuer {
 	}
 	databaseURL := "sqlite:" + filepath.Join(folder, "authn.db")
 	address := freeAddress(t)
-	i := &issuer{t: t, url: "http://" + address}
+	i := &issuer{t: t, url: "http://" + address, ops: []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"),
+		"URBANDATA_AUTH_DATABASE=" + databaseURL, "URBANDATA_SEALING_KEY_FILE=" + sealingFile,
+	}}
 	i.process = start(t, "authserver", []string{
 		"URBANDATA_AUTH_LISTEN=" + address, "URBANDATA_AUTH_DATABASE=" + databaseURL,
 		"URBANDATA_SEALING_KEY_FILE=" + sealingFile, "URBANDATA_METRICS_LISTEN=off", "URBANDATA_DRAIN_DELAY=0s",

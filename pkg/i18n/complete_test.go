@@ -1,0 +1,120 @@
+package i18n_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestComplete fails for every message of the program that a language has no
+// translation of, and prints the lines that its file lacks. It fails too for a
+// translation of what nobody says, for one with other verbs than the English,
+// and for a text in the source that it can't follow.
+func TestComplete(t *testing.T) {
+	s := readSource(t)
+	slices.Sort(s.faults)
+	for _, f := range s.faults {
+		t.Error(f)
+	}
+	if len(s.messages) < 200 {
+		t.Fatalf("only %d messages found in the source", len(s.messages))
+	}
+	files, err := filepath.Glob("messages/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no languages: %v", err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) { complete(t, s, file) })
+	}
+}
+
+func complete(t *testing.T, s *source, file string) {
+	translations := readTranslations(t, file)
+	var lacking bytes.Buffer
+	for _, english := range slices.Sorted(maps.Keys(s.messages)) {
+		forms, ok := translations[english]
+		if !ok {
+			enc := json.NewEncoder(&lacking)
+			enc.SetEscapeHTML(false)
+			_ = enc.Encode(english)
+			lacking.Truncate(lacking.Len() - 1)
+			lacking.WriteString(`: "",` + "\t" + s.messages[english] + "\n")
+		}
+		for _, text := range forms {
+			if text == "" || text == english && !sameInAll[english] {
+				t.Errorf("%q is not translated", english)
+			}
+			if got, want := verbs(t, text), verbs(t, english); !slices.Equal(got, want) {
+				t.Errorf("%q: the translation has the verbs %v, want %v", english, got, want)
+			}
+			if strings.HasSuffix(english, ".") != strings.HasSuffix(text, ".") {
+				t.Errorf("%q: one of the two ends in a full stop", english)
+			}
+		}
+	}
+	if lacking.Len() > 0 {
+		t.Errorf("%s lacks translations. Put these lines into it, without what is behind the comma:\n%s", file, lacking.String())
+	}
+	for english := range translations {
+		if _, ok := s.messages[english]; !ok {
+			t.Errorf("nobody says %q any more", english)
+		}
+	}
+}
+
+// sameInAll are messages that a translation may leave as they are.
+var sameInAll = map[string]bool{}
+
+// readTranslations reads a language's file, which is in order so that two
+// people's changes seldom meet.
+func readTranslations(t *testing.T, file string) map[string][]string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var raw map[string]any
+	if err := json.Unmarshal(text, &raw); err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+	all := map[string][]string{}
+	for english, v := range raw {
+		switch v := v.(type) {
+		case string:
+			all[english] = []string{v}
+		case map[string]any:
+			for _, form := range v {
+				text, _ := form.(string)
+				all[english] = append(all[english], text)
+			}
+		}
+	}
+	return all
+}
+
+var verb = regexp.MustCompile(`%(?:\[(\d+)\])?([-+# 0]*[\d.]*)([a-zA-Z%])`)
+
+// verbs are those of a format, each with the number of its argument, sorted.
+func verbs(t *testing.T, format string) (all []string) {
+	t.Helper()
+	next := 1
+	for _, m := range verb.FindAllStringSubmatch(format, -1) {
+		if m[3] == "%" {
+			continue
+		}
+		at := next
+		if m[1] != "" {
+			at = int(m[1][0] - '0')
+		}
+		next = at + 1
+		all = append(all, string(rune('0'+at))+m[2]+m[3])
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}

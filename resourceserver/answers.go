@@ -1,0 +1,615 @@
+package resourceserver
+
+import (
+	"bytes"
+	"database/sql"
+	"encoding/binary"
+	"math"
+	"math/bits"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"go.mongodb.org/mongo-driver/bson"
+	"go.mongodb.org/mongo-driver/bson/primitive"
+)
+
+// A list is read out of a database to be written as JSON, and nearly all that
+// is in the database was written by this program, in one form. Such a document
+// goes from that form to the answer in one pass, which checks what it copies
+// and makes no Inmueble: decoding and encoding would be most of what a list
+// costs. Anything else (another order of the fields, a whole number written
+// as 1.0, a text with an escape that we wouldn't write) is left to the general
+// way, parseStored or parseBSON and then AppendJSON, a document at a time. So
+// these functions decide nothing: each returns the general way's very bytes,
+// or that it can't. FuzzAnswers holds them to it.
+
+// Answers are inmuebles as the API answers them, each as JSON, behind each
+// other. The zero Answers are none.
+type Answers struct {
+	text []byte // [ or , before each
+	ends []int
+}
+
+// typicalAnswer is how many bytes an answer has, more or less.
+const typicalAnswer = 800
+
+// newAnswers makes room for n of them.
+func newAnswers(n int) *Answers {
+	return &Answers{text: make([]byte, 0, 2+n*typicalAnswer), ends: make([]int, 0, n)}
+}
+
+// Len is how many there are.
+func (a *Answers) Len() int { return len(a.ends) }
+
+// open is the text with room for one more answer behind it.
+func (a *Answers) open() []byte {
+	if len(a.ends) == 0 {
+		return append(a.text[:0], '[')
+	}
+	return append(a.text, ',')
+}
+
+// close takes the text with the answer behind it.
+func (a *Answers) close(text []byte) {
+	a.text, a.ends = text, append(a.ends, len(text))
+}
+
+// one is the i-th answer.
+func (a *Answers) one(i int) []byte {
+	begin := 1
+	if i > 0 {
+		begin += a.ends[i-1]
+	}
+	return a.text[begin:a.ends[i]]
+}
+
+// list is a JSON array of the answers, and ends their use.
+func (a *Answers) list() []byte {
+	if len(a.ends) == 0 {
+		return append(a.text[:0], "[]"...)
+	}
+	return append(a.text, ']')
+}
+
+// reverse turns their order round.
+func (a *Answers) reverse() {
+	turned := Answers{text: make([]byte, 0, len(a.text)+1), ends: make([]int, 0, len(a.ends))}
+	for i := len(a.ends) - 1; i >= 0; i-- {
+		turned.close(append(turned.open(), a.one(i)...))
+	}
+	*a = turned
+}
+
+// newPage is the page of a query, empty as yet.
+func newPage(q *Query) Page {
+	p := Page{After: q.After, Skip: q.Skip}
+	if q.Into == nil {
+		p.Items = make([]Inmueble, 0, min(q.Limit, defaultLimit))
+	}
+	return p
+}
+
+// addStored adds a row of SQLite's to the page: to the answers, if these are
+// asked for, or else to the items.
+func (p *Page) addStored(into *Answers, id, owner string, created, updated sql.NullInt64, document []byte) {
+	p.met++
+	p.size += len(document)
+	if into != nil {
+		if text, ok := appendStoredAnswer(into.open(), id, owner, created, updated, document); ok {
+			into.close(text)
+			return
+		}
+	}
+	var m Inmueble
+	if err := m.parseStored(id, document); err != nil {
+		p.Unreadable = append(p.Unreadable, Unreadable{id, err})
+		return
+	}
+	m.Owner, m.CreatedAt, m.UpdatedAt = owner, fromMilli(created), fromMilli(updated)
+	p.add(into, &m)
+}
+
+// addBSON adds a document of MongoDB's likewise. own is whether it is in the
+// form that this program gives it.
+func (p *Page) addBSON(into *Answers, document bson.Raw) (own bool) {
+	p.met++
+	p.size += len(document)
+	if into != nil {
+		if text, ok := appendBSONAnswer(into.open(), document); ok {
+			into.close(text)
+			return true
+		}
+	}
+	m, id, err := parseBSON(document)
+	switch {
+	case err == nil:
+		p.add(into, &m)
+	case id != "":
+		p.Unreadable = append(p.Unreadable, Unreadable{id, err})
+	}
+	return false
+}
+
+func (p *Page) add(into *Answers, m *Inmueble) {
+	if into != nil {
+		into.close(m.AppendJSON(into.open()))
+		return
+	}
+	p.Items = append(p.Items, *m)
+}
+
+// form is that of a field's value.
+type form uint8
+
+const (
+	formText form = iota
+	formWhole
+	formDegrees
+	formBool
+)
+
+// recipe is how a field stands in a stored document and in an answer.
+type recipe struct {
+	label     string // ,"title":
+	form      form
+	otherwise string // what an answer has where a document lacks it; "" for a field that must be there
+	bound     int
+	key       string // ,"date_key": which may follow in SQLite's documents, and is in no answer
+	element   string // MongoDB's: type, name, NUL
+}
+
+var recipes = func() (all [len(fields)]recipe) {
+	for i := range fields {
+		f := &fields[i]
+		r := recipe{label: `,"` + f.name + `":`, bound: f.bound}
+		kind := bson.TypeString
+		switch f.at(&Inmueble{}).(type) {
+		case *string:
+			r.otherwise = `""`
+		case *int32:
+			r.form, r.otherwise, kind = formWhole, "0", bson.TypeInt32
+		case **int32:
+			r.form, r.otherwise, kind = formWhole, "null", bson.TypeInt32
+		case *bool:
+			r.form, kind = formBool, bson.TypeBoolean
+		case *float64:
+			r.form, kind = formDegrees, bson.TypeDouble
+		}
+		if f.required {
+			r.otherwise = ""
+		}
+		if f.isDate() {
+			r.key = `,"` + f.name + keySuffix + `":`
+		}
+		r.element = string(byte(kind)) + f.name + "\x00"
+		all[i] = r
+	}
+	return all
+}()
+
+// appendStoredAnswer appends the answer of a row of SQLite's. ok is false for
+// one that the general way must judge; what b is then is undefined behind its
+// length.
+func appendStoredAnswer(b []byte, id, owner string, created, updated sql.NullInt64, doc []byte) (_ []byte, ok bool) {
+	if len(doc) < 2 || !validID(id) {
+		return b, false
+	}
+	b = append(b, `{"_id":`...)
+	b = appendText(b, id)
+	// doc[copied:at] is of the answer, and not there yet.
+	copied, at := 0, 0
+	for i := 1; i < len(recipes); i++ {
+		r := &recipes[i]
+		if !hasLabel(doc[at:], r.label, at == 0) {
+			if r.otherwise == "" {
+				return b, false
+			}
+			b = appendPart(b, doc, copied, at)
+			copied = at
+			b = append(append(b, r.label...), r.otherwise...)
+			continue
+		}
+		at += len(r.label)
+		end := 0
+		switch value := doc[at:]; r.form {
+		case formText:
+			end = textEnd(value, r.bound)
+		case formWhole:
+			end = wholeEnd(value)
+		case formDegrees:
+			end = degreesEnd(value, r.bound)
+		case formBool:
+			end = boolEnd(value)
+		}
+		if end == 0 {
+			return b, false
+		}
+		at += end
+		if r.key != "" && hasLabel(doc[at:], r.key, false) {
+			b = appendPart(b, doc, copied, at)
+			at += len(r.key)
+			if end = textEnd(doc[at:], math.MaxInt); end == 0 {
+				return b, false
+			}
+			at += end
+			copied = at
+		}
+	}
+	if len(doc) != at+1 || doc[at] != '}' {
+		return b, false
+	}
+	b = appendPart(b, doc, copied, at)
+	return appendByServer(b, []byte(owner), created, updated)
+}
+
+// hasLabel reports whether doc goes on with a member of this label, the first
+// one behind {.
+func hasLabel(doc []byte, label string, first bool) bool {
+	return len(doc) > len(label) && string(doc[1:len(label)]) == label[1:] && (doc[0] == ',' || first && doc[0] == '{')
+}
+
+// appendPart appends doc[from:to], members with a comma before each.
+func appendPart(b, doc []byte, from, to int) []byte {
+	if from == to {
+		return b
+	}
+	if from == 0 { // {
+		b = append(b, ',')
+		from = 1
+	}
+	return append(b, doc[from:to]...)
+}
+
+// appendByServer appends what the server set, and the end.
+func appendByServer(b, owner []byte, created, updated sql.NullInt64) (_ []byte, ok bool) {
+	b = append(b, `,"`+nameOwner+`":`...)
+	b, ok = appendTextOf(b, owner, math.MaxInt)
+	if !ok {
+		return b, false
+	}
+	b = append(b, `,"`+nameCreatedAt+`":`...)
+	if b, ok = appendMilli(b, created); !ok {
+		return b, false
+	}
+	b = append(b, `,"`+nameUpdatedAt+`":`...)
+	if b, ok = appendMilli(b, updated); !ok {
+		return b, false
+	}
+	return append(b, '}'), true
+}
+
+// appendMilli is appendTime of a time in Unix milliseconds.
+func appendMilli(b []byte, ms sql.NullInt64) (_ []byte, ok bool) {
+	if !ms.Valid {
+		return append(b, "null"...), true
+	}
+	t := time.UnixMilli(ms.Int64).UTC()
+	year, month, day := t.Date()
+	if t.IsZero() || year < 0 || year > 9999 {
+		return b, false
+	}
+	hour, minute, second := t.Clock()
+	thousandth := t.Nanosecond() / int(time.Millisecond)
+	two := func(n int) (byte, byte) { return '0' + byte(n/10), '0' + byte(n%10) }
+	y1, y2 := two(year / 100)
+	y3, y4 := two(year % 100)
+	m1, m2 := two(int(month))
+	d1, d2 := two(day)
+	h1, h2 := two(hour)
+	n1, n2 := two(minute)
+	s1, s2 := two(second)
+	t1, t2 := two(thousandth / 10)
+	return append(b, '"', y1, y2, y3, y4, '-', m1, m2, '-', d1, d2, 'T', h1, h2, ':', n1, n2, ':', s1, s2,
+		'.', t1, t2, '0'+byte(thousandth%10), 'Z', '"'), true
+}
+
+const (
+	eachByte = 0x0101010101010101
+	highBits = 0x8080808080808080
+)
+
+// special finds the first byte of b that is a quotation mark, a backslash or
+// a control character; it is len(b) if there is none. ascii is whether no
+// byte before it is beyond ASCII.
+func special(b []byte) (at int, ascii bool) {
+	var high uint64
+	for ; at+8 <= len(b); at += 8 {
+		x := binary.LittleEndian.Uint64(b[at:])
+		quote, slash := x^('"'*eachByte), x^('\\'*eachByte)
+		// A byte that is 0 after the xor, or below a space, borrows; only
+		// bytes behind such a one can be marked wrongly.
+		found := ((quote-eachByte)&^quote | (slash-eachByte)&^slash | (x-' '*eachByte)&^x) & highBits
+		if found != 0 {
+			n := bits.TrailingZeros64(found) / 8
+			high |= x & (1<<(8*n) - 1)
+			return at + n, high&highBits == 0
+		}
+		high |= x
+	}
+	ascii = high&highBits == 0
+	for ; at < len(b); at++ {
+		switch c := b[at]; {
+		case c == '"', c == '\\', c < ' ':
+			return at, ascii
+		case c >= utf8.RuneSelf:
+			ascii = false
+		}
+	}
+	return at, ascii
+}
+
+// What follows measures a value as AppendJSON writes it at the beginning of b.
+// 0 is none, or one that must be looked at closer. What may come behind it is
+// the caller's to say: a , or the end.
+
+// textEnd is the length of a text in quotes, of at most bound code points.
+func textEnd(b []byte, bound int) int {
+	if len(b) < 2 || b[0] != '"' {
+		return 0
+	}
+	at, plain := 1, true
+	for {
+		n, ascii := special(b[at:])
+		plain = plain && ascii
+		if at += n; at >= len(b) {
+			return 0
+		}
+		if b[at] == '"' {
+			break
+		}
+		if b[at] != '\\' || at+1 >= len(b) || !ownEscape(b[at+1]) {
+			return 0
+		}
+		at += 2
+	}
+	if !plain && !utf8.Valid(b[1:at]) {
+		return 0
+	}
+	if at-1 > bound && utf8.RuneCount(b[1:at]) > bound { // with its escapes, which count twice: the general way counts right
+		return 0
+	}
+	return at + 1
+}
+
+// ownEscape reports whether appendText writes this character behind a
+// backslash.
+func ownEscape(c byte) bool {
+	switch c {
+	case '"', '\\', 'b', 'f', 'n', 'r', 't':
+		return true
+	}
+	return false
+}
+
+// wholeEnd is that of a whole number of 32 bits.
+func wholeEnd(b []byte) int {
+	at := 0
+	if len(b) > 0 && b[0] == '-' {
+		at = 1
+	}
+	first, n := at, int64(0)
+	for ; at < len(b) && b[at] >= '0' && b[at] <= '9'; at++ {
+		if at-first == 10 {
+			return 0
+		}
+		n = n*10 + int64(b[at]-'0')
+	}
+	switch digits := at - first; {
+	case digits == 0, b[first] == '0' && (digits > 1 || first == 1), n > math.MaxInt32+int64(first):
+		return 0
+	}
+	return at
+}
+
+// exactDigits is how many decimal digits a float64 keeps apart: no two numbers
+// of so many are one, so each is the shortest that reads back as it is.
+const exactDigits = 15
+
+// degreesEnd is that of a number of at most bound either way.
+func degreesEnd(b []byte, bound int) int {
+	at := 0
+	if len(b) > 0 && b[0] == '-' {
+		at = 1
+	}
+	first, whole := at, 0
+	for ; at < len(b) && b[at] >= '0' && b[at] <= '9'; at++ {
+		if at-first == 3 {
+			return 0
+		}
+		whole = whole*10 + int(b[at]-'0')
+	}
+	digits := at - first
+	if digits == 0 || b[first] == '0' && digits > 1 {
+		return 0
+	}
+	if at == len(b) || b[at] != '.' {
+		if whole > bound || whole == 0 && first == 1 {
+			return 0
+		}
+		return at
+	}
+	at++
+	fraction, zeros := at, 0
+	for ; at < len(b) && b[at] >= '0' && b[at] <= '9'; at++ {
+		if b[at] == '0' && zeros == at-fraction {
+			zeros++
+		}
+	}
+	switch {
+	case at == fraction, b[at-1] == '0', whole >= bound, whole == 0 && zeros >= 6:
+		return 0
+	case digits+at-fraction > exactDigits:
+		var again [40]byte
+		v, err := strconv.ParseFloat(string(b[:at]), 64)
+		if err != nil || !bytes.Equal(appendNumber(again[:0], v), b[:at]) {
+			return 0
+		}
+	}
+	return at
+}
+
+// boolEnd is that of true and false.
+func boolEnd(b []byte) int {
+	for _, word := range []string{"true", "false"} {
+		if len(b) >= len(word) && string(b[:len(word)]) == word {
+			return len(word)
+		}
+	}
+	return 0
+}
+
+// appendTextOf is appendText of a text that checkText lets pass.
+func appendTextOf(b, s []byte, bound int) (_ []byte, ok bool) {
+	at, ascii := special(s)
+	if len(s) > bound && utf8.RuneCount(s) > bound {
+		return b, false
+	}
+	if at == len(s) {
+		if !ascii && !utf8.Valid(s) {
+			return b, false
+		}
+		return append(append(append(b, '"'), s...), '"'), true
+	}
+	if bytes.IndexByte(s, 0) >= 0 {
+		return b, false
+	}
+	b, err := jsontext.AppendQuote(b, s)
+	return b, err == nil // else it is no UTF-8
+}
+
+// The elements behind the fields of MongoDB's documents.
+var (
+	elementDateKey   = string(byte(bson.TypeString)) + "date" + keySuffix + "\x00"
+	elementDateInKey = string(byte(bson.TypeString)) + "date_in" + keySuffix + "\x00"
+	elementOwner     = string(byte(bson.TypeString)) + nameOwner + "\x00"
+	elementCreatedAt = string(byte(bson.TypeDateTime)) + nameCreatedAt + "\x00"
+	elementUpdatedAt = string(byte(bson.TypeDateTime)) + nameUpdatedAt + "\x00"
+	elementMark      = string(byte(bson.TypeObjectID)) + nameMark + "\x00"
+)
+
+// elements takes what appendBSON wrote off the front of a document.
+type elements []byte
+
+// next takes the head of an element.
+func (e *elements) next(head string) bool {
+	if len(*e) < len(head) || string((*e)[:len(head)]) != head {
+		return false
+	}
+	*e = (*e)[len(head):]
+	return true
+}
+
+// take takes n bytes of a value, nil if there are fewer.
+func (e *elements) take(n int) []byte {
+	if n < 0 || len(*e) < n {
+		return nil
+	}
+	v := (*e)[:n]
+	*e = (*e)[n:]
+	return v
+}
+
+func (e *elements) text() (s []byte, ok bool) {
+	size := e.take(4)
+	if size == nil {
+		return nil, false
+	}
+	s = e.take(int(int32(binary.LittleEndian.Uint32(size)))) //nolint:gosec // BSON's are signed
+	if len(s) == 0 || s[len(s)-1] != 0 {
+		return nil, false
+	}
+	return s[:len(s)-1], true
+}
+
+// time takes a time, if it is there.
+func (e *elements) time(head string) (ms sql.NullInt64, ok bool) {
+	if !e.next(head) {
+		return ms, true
+	}
+	v := e.take(8)
+	if v == nil {
+		return ms, false
+	}
+	ms = sql.NullInt64{Int64: int64(binary.LittleEndian.Uint64(v)), Valid: true} //nolint:gosec // BSON's are signed
+	return ms, ms.Int64 >= minMilli && ms.Int64 <= maxMilli
+}
+
+// appendBSONAnswer is appendStoredAnswer of a document of MongoDB's.
+func appendBSONAnswer(b []byte, doc []byte) (_ []byte, ok bool) {
+	if len(doc) < 5 || int(binary.LittleEndian.Uint32(doc)) != len(doc) {
+		return b, false
+	}
+	rest := elements(doc[4:])
+	for i := range recipes {
+		r := &recipes[i]
+		label := r.label
+		if i == 0 {
+			label = `{"_id":`
+		}
+		b = append(b, label...)
+		if !rest.next(r.element) {
+			if r.otherwise == "" {
+				return b, false
+			}
+			b = append(b, r.otherwise...)
+			continue
+		}
+		switch r.form {
+		case formText:
+			s, ok := rest.text()
+			if !ok || i == 0 && (len(s) == 0 || s[0] == '.' && (len(s) == 1 || string(s) == "..")) {
+				return b, false
+			}
+			if b, ok = appendTextOf(b, s, r.bound); !ok {
+				return b, false
+			}
+		case formWhole:
+			v := rest.take(4)
+			if v == nil {
+				return b, false
+			}
+			b = strconv.AppendInt(b, int64(int32(binary.LittleEndian.Uint32(v))), 10) //nolint:gosec // BSON's are signed
+		case formDegrees:
+			v := rest.take(8)
+			if v == nil {
+				return b, false
+			}
+			x := math.Float64frombits(binary.LittleEndian.Uint64(v))
+			if !(math.Abs(x) <= float64(r.bound)) || x == 0 && math.Signbit(x) {
+				return b, false
+			}
+			b = appendNumber(b, x)
+		case formBool:
+			v := rest.take(1)
+			if v == nil || v[0] > 1 {
+				return b, false
+			}
+			b = strconv.AppendBool(b, v[0] == 1)
+		}
+	}
+	for _, key := range [...]string{elementDateKey, elementDateInKey} {
+		if !rest.next(key) {
+			return b, false
+		}
+		if _, ok := rest.text(); !ok {
+			return b, false
+		}
+	}
+	var owner []byte
+	if rest.next(elementOwner) {
+		if owner, ok = rest.text(); !ok {
+			return b, false
+		}
+	}
+	created, fine := rest.time(elementCreatedAt)
+	updated, ok := rest.time(elementUpdatedAt)
+	if rest.next(elementMark) { // of a load that is over, or under way: see mongo_load.go
+		rest.take(len(primitive.ObjectID{}))
+	}
+	if !fine || !ok || len(rest) != 1 || rest[0] != 0 {
+		return b, false
+	}
+	return appendByServer(b, owner, created, updated)
+}

@@ -1,0 +1,323 @@
+package resourceserver
+
+import (
+	"bytes"
+	"database/sql"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"go.mongodb.org/mongo-driver/bson"
+	"go.mongodb.org/mongo-driver/bson/primitive"
+	"go.mongodb.org/mongo-driver/x/bsonx/bsoncore"
+)
+
+// generalStored is the answer of a row by way of an Inmueble, "" if there is
+// none.
+func generalStored(id, owner string, created, updated sql.NullInt64, doc []byte) string {
+	var m Inmueble
+	if m.parseAnyStored(id, doc) != nil {
+		return ""
+	}
+	m.Owner, m.CreatedAt, m.UpdatedAt = owner, fromMilli(created), fromMilli(updated)
+	return string(m.AppendJSON(nil))
+}
+
+// generalBSON is the same of a document of MongoDB's.
+func generalBSON(doc []byte) string {
+	m, _, err := parseBSON(doc)
+	if err != nil {
+		return ""
+	}
+	return string(m.AppendJSON(nil))
+}
+
+// checkStored: the short way says what the general way says, or nothing.
+func checkStored(t *testing.T, id, owner string, created, updated sql.NullInt64, doc []byte) (short bool) {
+	t.Helper()
+	got, ok := appendStoredAnswer([]byte("before"), id, owner, created, updated, doc)
+	if !ok {
+		return false
+	}
+	if want := "before" + generalStored(id, owner, created, updated, doc); string(got) != want {
+		t.Errorf("document %q of %q:\n got %s\nwant %s", doc, id, got, want)
+	}
+	return true
+}
+
+func checkBSON(t *testing.T, doc []byte) (short bool) {
+	t.Helper()
+	got, ok := appendBSONAnswer([]byte("before"), doc)
+	if !ok {
+		return false
+	}
+	if want := "before" + generalBSON(doc); string(got) != want {
+		t.Errorf("document %x:\n got %s\nwant %s", doc, got, want)
+	}
+	return true
+}
+
+// pieces are such as texts are made of: each way of writing, and each limit
+// of it.
+var pieces = []string{
+	"a", " ", "ñ", "Á", "«", "🏠", `"`, `\`, "/", "\n", "\r", "\t", "\b", "\f", "\x01", "\x1f", "\x7f", "\u0080", "\u2028", "\ufeff", "\ufffd",
+	"<", ">", "&", "'", "{", "}", ",", ":", "2021-03-01", "2021-03-01T10:00:00+02:00", "12345678", strings.Repeat("x", 60), strings.Repeat("é", 40),
+}
+
+// brokenPieces are no texts, or none that may be stored.
+var brokenPieces = []string{"\x00", "\xff", "\xc3", "\xed\xa0\x80", strings.Repeat("é", 64), strings.Repeat("x", 501)}
+
+// anInmueble makes one up that may be valid.
+func anInmueble(r *rand.Rand) Inmueble {
+	text := func(most int) string {
+		var b strings.Builder
+		for range r.IntN(most) {
+			b.WriteString(pieces[r.IntN(len(pieces))])
+			if r.IntN(200) == 0 {
+				b.WriteString(brokenPieces[r.IntN(len(brokenPieces))])
+			}
+		}
+		return b.String()
+	}
+	whole := func() int32 {
+		return []int32{0, 1, -1, int32(r.Uint32()), math.MaxInt32, math.MinInt32, 999_999_999, -10}[r.IntN(8)] //nolint:gosec // any
+	}
+	maybe := func() *int32 {
+		if r.IntN(2) == 0 {
+			return nil
+		}
+		v := whole()
+		return &v
+	}
+	degrees := func(most float64) float64 {
+		v := []float64{
+			0, 1, -1, most, -most, .5, -.5, 1e-6, -1e-6, 9.999e-7, 1e-300, math.SmallestNonzeroFloat64, math.Copysign(0, -1), most + .1, math.NaN(), math.Inf(1),
+			(r.Float64()*2 - 1) * most, math.Round((r.Float64()*2-1)*most*1e6) / 1e6, math.Round((r.Float64()*2-1)*most*1e12) / 1e12, -3.7037902999999997, 89.99999999999999,
+		}
+		return v[r.IntN(len(v))]
+	}
+	moment := func() time.Time {
+		return []time.Time{
+			{}, dawn, time.UnixMilli(minMilli).UTC(), time.UnixMilli(maxMilli).UTC(), time.UnixMilli(-1).UTC(),
+			time.UnixMilli(r.Int64N(4e12) - 2e12).UTC(),
+		}[r.IntN(6)]
+	}
+	m := Inmueble{
+		ID: text(3), OtherID: text(3), BuildStatus: whole(), IsActive: r.IntN(2) == 0, StartMonth: whole(), ConstructionType: maybe(), DateDiff: whole(),
+		Description: text(30), DateIn: text(3), PropertyType: whole(), EndWeek: whole(), TypologyType: whole(),
+		XCoord: degrees(180), YCoord: degrees(90), BoundaryID: maybe(), Title: text(10), ListingType: whole(), Date: text(3),
+		Owner: text(3), CreatedAt: moment(), UpdatedAt: moment(),
+	}
+	if r.IntN(10) == 0 {
+		m.ID = []string{".", "..", "...", strings.Repeat("x", maxID), strings.Repeat("é", maxID+1)}[r.IntN(5)]
+	}
+	return m
+}
+
+// TestAnswersAreTheGeneralWays: whatever is stored, in our form, in another or
+// spoiled, is answered with the same bytes the short way as the general way;
+// and what this program wrote goes the short way.
+func TestAnswersAreTheGeneralWays(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 7)) //nolint:gosec // the same ones each time
+	var met, short [4]int
+	for range 50_000 {
+		m := anInmueble(r)
+		created, updated := milli(m.CreatedAt), milli(m.UpdatedAt)
+		if r.IntN(20) == 0 {
+			updated = sql.NullInt64{Int64: []int64{minMilli - 1, maxMilli + 1, time.Time{}.UnixMilli(), math.MinInt64}[r.IntN(4)], Valid: true}
+		}
+		stored, raw := m.appendStored(nil), m.appendBSON(nil)
+		count := func(i int, ok bool) {
+			met[i]++
+			if ok {
+				short[i]++
+			}
+		}
+		sound := m.Validate() == nil
+		ok := checkStored(t, m.ID, m.Owner, created, updated, stored)
+		if sound {
+			count(0, ok)
+		}
+		ok = checkBSON(t, raw)
+		if sound {
+			count(1, ok)
+		}
+		// And spoiled: a byte is another, or left out, or doubled.
+		for range 3 {
+			count(2, checkStored(t, m.ID, m.Owner, created, updated, spoilt(r, stored)))
+			count(3, checkBSON(t, spoiltBSON(r, raw)))
+		}
+		if t.Failed() {
+			break
+		}
+	}
+	t.Logf("the short way: %d of %d rows, %d of %d documents; %d of %d and %d of %d when spoiled",
+		short[0], met[0], short[1], met[1], short[2], met[2], short[3], met[3])
+	for i := range 2 { // a text with a control character or an owner that isn't sound goes the other, and most have one
+		if short[i] < met[i]/10 {
+			t.Errorf("the short way is for few: %d of %d", short[i], met[i])
+		}
+	}
+	for m, err := range Samples(1, 500, "owner-1") {
+		must(t, err)
+		if !checkStored(t, m.ID, m.Owner, milli(m.CreatedAt), milli(m.UpdatedAt), m.appendStored(nil)) || !checkBSON(t, m.appendBSON(nil)) ||
+			!checkBSON(t, (&loadMark{primitive.NewObjectID()}).on(m.appendBSON(nil))) {
+			t.Fatalf("not the short way: %s", m.AppendJSON(nil))
+		}
+	}
+}
+
+func spoilt(r *rand.Rand, doc []byte) []byte {
+	doc = bytes.Clone(doc)
+	i := r.IntN(len(doc))
+	switch r.IntN(4) {
+	case 0:
+		doc[i] = byte(r.Uint32())
+	case 1:
+		doc[i] = `0123456789-+.eE"\,:{}[]u /tfn`[r.IntN(29)]
+	case 2:
+		doc = append(doc[:i], doc[i+1:]...)
+	case 3:
+		doc = append(doc[:i+1], doc[i:]...)
+	}
+	return doc
+}
+
+func spoiltBSON(r *rand.Rand, doc []byte) []byte {
+	if doc = spoilt(r, doc); r.IntN(2) == 0 && len(doc) > 4 {
+		binary.LittleEndian.PutUint32(doc, uint32(len(doc))) //nolint:gosec // short
+	}
+	// The general reader trusts the driver, which reads no document that isn't
+	// one: neither do we here.
+	if bsoncore.Document(doc).Validate() != nil {
+		return nil
+	}
+	return doc
+}
+
+// TestForeignAnswers: documents as other programs write them, on both engines,
+// are answered as the general way has it.
+func TestForeignAnswers(t *testing.T) {
+	m := sample("65f1c0ffee65f1c0ffee65f1")
+	var doc bson.D
+	must(t, bson.Unmarshal(m.appendBSON(nil), &doc))
+	change := func(f func(d bson.D) bson.D) []byte {
+		b, err := bson.Marshal(f(append(bson.D(nil), doc...)))
+		must(t, err)
+		return b
+	}
+	set := func(name string, v any) []byte {
+		return change(func(d bson.D) bson.D {
+			for i := range d {
+				if d[i].Key == name {
+					d[i].Value = v
+				}
+			}
+			return d
+		})
+	}
+	for name, raw := range map[string][]byte{
+		"another order":       change(func(d bson.D) bson.D { d[1], d[2] = d[2], d[1]; return d }),
+		"the _id last":        change(func(d bson.D) bson.D { return append(d[1:], d[0]) }),
+		"one more":            change(func(d bson.D) bson.D { return append(d, bson.E{Key: "more", Value: 1}) }),
+		"twice":               change(func(d bson.D) bson.D { return append(d, bson.E{Key: "title", Value: "again"}) }),
+		"no keys":             change(func(d bson.D) bson.D { return append(d[:18:18], d[20:]...) }),
+		"an int64":            set("build_status", int64(1)),
+		"a whole double":      set("build_status", 1.0),
+		"an int for a double": set("x_coord", int32(3)),
+		"null":                set("boundary_id", nil),
+		"null title":          set("title", nil),
+		"-0":                  set("x_coord", math.Copysign(0, -1)),
+		"the year 1":          set(nameCreatedAt, primitive.DateTime(time.Time{}.UnixMilli())),
+		"digits for other_id": set("other_id", int64(1)<<40),
+		"an ObjectID":         set("_id", primitive.NewObjectID()),
+		"owner is a number":   set(nameOwner, 1),
+	} {
+		if checkBSON(t, raw) {
+			t.Errorf("%s goes the short way", name)
+		}
+		var page Page
+		answers := newAnswers(1)
+		page.addBSON(answers, raw)
+		if want := generalBSON(raw); string(answers.list()) != "["+want+"]" {
+			t.Errorf("%s: %s, want %s", name, answers.list(), want)
+		}
+	}
+	own := string(m.appendStored(nil))
+	for name, stored := range map[string]string{
+		"white space":      strings.Replace(own, ":1,", ": 1,", 1),
+		"another order":    strings.Replace(own, `"build_status":1,"is_active":true,`, `"is_active":true,"build_status":1,`, 1),
+		"one more":         strings.Replace(own, "{", `{"more":[1],`, 1),
+		"twice":            strings.Replace(own, "{", `{"title":"x",`, 1),
+		"1.0":              strings.Replace(own, ":1,", ":1.0,", 1),
+		"an escape":        strings.Replace(own, "Ático", `\u00c1tico`, 1),
+		"a slash":          strings.Replace(own, "Ático", `\/`, 1),
+		"an exponent":      strings.Replace(own, "40.4168", "404168e-4", 1),
+		"a zero too many":  strings.Replace(own, "40.4168", "40.41680", 1),
+		"digits":           strings.Replace(own, `"A1"`, `123456789012345678901`, 1),
+		"null":             strings.Replace(own, `"boundary_id":9`, `"boundary_id":null`, 1),
+		"the default":      strings.Replace(own, `"date_diff":4`, `"date_diff":0`, 1),
+		"a key of no date": strings.Replace(own, `"date_in":"2021-03-01"`, `"date_in":"2021-03-01","date_in_key":7`, 1),
+		"not there":        strings.Replace(own, `"date_in":"2021-03-01",`, "", 1),
+	} {
+		if stored == own {
+			t.Fatalf("%s: nothing is changed", name)
+		}
+		at := milli(dawn)
+		if checkStored(t, m.ID, m.Owner, at, at, []byte(stored)) != (name == "the default") {
+			t.Errorf("%s goes the other way", name)
+		}
+		var page Page
+		answers := newAnswers(1)
+		page.addStored(answers, m.ID, m.Owner, at, at, []byte(stored))
+		if want := generalStored(m.ID, m.Owner, at, at, []byte(stored)); string(answers.list()) != "["+want+"]" {
+			t.Errorf("%s: %s, want %s", name, answers.list(), want)
+		}
+	}
+}
+
+func TestAnswersInTurn(t *testing.T) {
+	for n := range 4 {
+		a := newAnswers(0)
+		var want []string
+		for i := range n {
+			a.close(append(a.open(), fmt.Sprint(i)...))
+			want = append([]string{fmt.Sprint(i)}, want...)
+		}
+		a.reverse()
+		for i := range n {
+			if got := string(a.one(i)); got != want[i] {
+				t.Errorf("%d of %d is %s", i, n, got)
+			}
+		}
+		if got := string(a.list()); got != "["+strings.Join(want, ",")+"]" {
+			t.Errorf("%d are %s", n, got)
+		}
+	}
+}
+
+// FuzzAnswers: the short way and the general way agree on any bytes.
+func FuzzAnswers(f *testing.F) {
+	for m, err := range Samples(1, 3, "owner-1") {
+		must(f, err)
+		f.Add(m.ID, m.Owner, m.CreatedAt.UnixMilli(), m.appendStored(nil), m.appendBSON(nil))
+	}
+	f.Fuzz(func(t *testing.T, id, owner string, at int64, stored, raw []byte) {
+		ms := sql.NullInt64{Int64: at, Valid: at != 0}
+		if (at < minMilli || at > maxMilli) && ms.Valid { // the column's CHECK
+			ms = sql.NullInt64{}
+		}
+		if checkStored(t, id, owner, ms, ms, stored) {
+			var members map[string]any
+			must(t, json.Unmarshal(stored, &members))
+		}
+		if bsoncore.Document(raw).Validate() == nil {
+			checkBSON(t, raw)
+		}
+	})
+}
