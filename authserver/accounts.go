@@ -33,7 +33,7 @@ type User struct {
 	Company   string       `json:"company"`
 	Roles     []token.Role `json:"roles" nullable:"false"`
 	Factor    bool         `json:"second_factor" doc:"Whether a login needs a code besides the password"`
-	Language  string       `json:"language" doc:"Of mail to the user: es or en; empty for the default"`
+	Language  string       `json:"language" doc:"Of mail to the user, such as es or en; empty for the default"`
 	CreatedAt time.Time    `json:"created_at"`
 	Disabled  bool         `json:"disabled"`
 	EraseAt   *time.Time   `json:"erase_at,omitempty" doc:"When the account is erased, if its owner deleted it"`
@@ -42,7 +42,7 @@ type User struct {
 // NewUser is what a user is made from.
 type NewUser struct {
 	Email, Password, FirstName, LastName, Company string
-	Language                                      string       // es, en, or "" for the default
+	Language                                      string       // of mail: es, en or another that there is, or "" for the default
 	Roles                                         []token.Role // none means [token.RoleUser]
 }
 
@@ -497,27 +497,39 @@ func (a *Accounts) signOut(ctx context.Context, text string) error {
 }
 
 // Sweep deletes sessions that expired a month ago, expired links and counts, and accounts whose owners
-// deleted them, in small batches until ctx ends or none is left. It is cheap
-// and may run on every replica.
+// deleted them, in small batches with rests between, until ctx ends or none is
+// left. It is cheap and may run on every replica.
 func (a *Accounts) Sweep(ctx context.Context) error {
 	const batch, keep = 1000, 30 * 24 * time.Hour
 	now := a.now()
 	a.limit.sweep()
 	return errors.Join(
 		a.reseal(ctx),
-		untilFew(batch, func() (int64, error) { return a.store.sweep(ctx, now.Add(-keep), batch) }),
-		untilFew(batch, func() (int64, error) { return a.store.expireCounts(ctx, now, batch) }),
-		untilFew(batch, func() (int64, error) { return a.store.expireLinks(ctx, now, batch) }),
-		untilFew(batch/10, func() (int64, error) { return a.store.eraseUsers(ctx, now, batch/10) }),
-		untilFew(batch, func() (int64, error) { return a.store.forgetOrigins(ctx, now.Add(-a.options.AuditOrigins), batch) }),
+		untilFew(ctx, batch, func() (int64, error) { return a.store.sweep(ctx, now.Add(-keep), batch) }),
+		untilFew(ctx, batch, func() (int64, error) { return a.store.expireCounts(ctx, now, batch) }),
+		untilFew(ctx, batch, func() (int64, error) { return a.store.expireLinks(ctx, now, batch) }),
+		untilFew(ctx, batch/10, func() (int64, error) { return a.store.eraseUsers(ctx, now, batch/10) }),
+		untilFew(ctx, batch, func() (int64, error) { return a.store.forgetOrigins(ctx, now.Add(-a.options.AuditOrigins), batch) }),
 	)
 }
 
-// untilFew repeats f until it deletes less than a whole batch.
-func untilFew(batch int64, f func() (int64, error)) error {
+// restFor is how many times as long as a batch took nothing is deleted after
+// it: whoever logs in meanwhile finds the database idle but for a tenth of the
+// time.
+const restFor = 9
+
+// untilFew repeats f until it deletes less than a whole batch, and rests
+// between.
+func untilFew(ctx context.Context, batch int64, f func() (int64, error)) error {
 	for {
+		began := time.Now()
 		if n, err := f(); err != nil || n < batch {
 			return err
+		}
+		select {
+		case <-time.After(restFor * time.Since(began)):
+		case <-ctx.Done():
+			return ctx.Err() //nolint:wrapcheck // it is the caller's
 		}
 	}
 }

@@ -291,12 +291,7 @@ func (c *Clients) SetDisabled(ctx context.Context, id string, disabled bool) err
 // Sweep forgets assertions that have expired, a bounded number at a time.
 func (c *Clients) Sweep(ctx context.Context) error {
 	const batch = 1000
-	for {
-		n, err := c.store.sweepAssertions(ctx, c.now(), batch)
-		if err != nil || n < batch {
-			return err
-		}
-	}
+	return untilFew(ctx, batch, func() (int64, error) { return c.store.sweepAssertions(ctx, c.now(), batch) })
 }
 
 // bySecret returns the client that has this secret, or [ErrClient].

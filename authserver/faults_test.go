@@ -531,9 +531,9 @@ func TestRefreshStorm(t *testing.T) {
 	t.Logf("%d refreshes, the wire cut %d times, nobody logged out", sessions*rounds, w.cuts.Load())
 }
 
-// TestRoundTrips counts what goes to PostgreSQL and back for a request: a
-// statement each, since all are prepared once. The refresh and the client's
-// token, of which there are most, take one.
+// TestRoundTrips counts what goes to PostgreSQL and back for a request. The
+// refresh and the client's token, of which there are most, are one statement
+// that was prepared before; what is audited is a transaction.
 func TestRoundTrips(t *testing.T) {
 	t.Parallel()
 	db, _, w := serializable(t)
@@ -566,10 +566,10 @@ func TestRoundTrips(t *testing.T) {
 				"iss": signer.ID, "sub": signer.ID, "aud": testIssuer, "exp": a.clock.Now().Unix() + 60, "jti": "1",
 			})},
 		}, "", ""), 200, 2},
-		{"login: known network, counts, user, session", call("POST", "/authn/token", "", member{"email": "ana@ejemplo.example", "password": testPassword}), 200, 4},
+		{"login: known network, counts, user; BEGIN, the session, its audit entry in two, COMMIT", call("POST", "/authn/token", "", member{"email": "ana@ejemplo.example", "password": testPassword}), 200, 8},
 		{"who am I", call("GET", "/authn/me", access, nil), 200, 1},
-		{"sign-out by access token", call("POST", "/authn/sign_out", access, nil), 204, 1},
-		{"sign-out by refresh token", call("POST", "/authn/sign_out", "", member{"refresh": ending}), 204, 2},
+		{"sign-out by access token", call("POST", "/authn/sign_out", access, nil), 204, 5},
+		{"sign-out by refresh token", call("POST", "/authn/sign_out", "", member{"refresh": ending}), 204, 6},
 		{"keys", call("GET", "/.well-known/jwks.json", "", nil), 200, 0},
 	} {
 		var pieces atomic.Int64

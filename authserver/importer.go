@@ -166,8 +166,8 @@ func (a *Accounts) importedRow(in *imported) (*userRow, error) {
 		}
 		errs = append(errs, &FieldError{"password", i18n.Textf("is stored in a format that isn't read (%s)", printable(format, 20))})
 	}
-	if in.user.Language != "" && in.user.Language != Spanish && in.user.Language != English {
-		errs = append(errs, &FieldError{"language", "must be es or en"})
+	if reason := badLanguage(in.user.Language); reason != "" {
+		errs = append(errs, &FieldError{"language", reason})
 	}
 	if in.createdAt != "" {
 		at, err := time.Parse(time.RFC3339, in.createdAt)

@@ -1,15 +1,16 @@
 package authserver
 
 import (
-	"bytes"
 	"context"
-	"embed"
+	_ "embed"
 	"errors"
 	"fmt"
 	html "html/template"
+	"slices"
 	"strings"
-	"text/template"
 	"time"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // mailKind is what a mail is about.
@@ -58,58 +59,96 @@ type Mailer interface {
 // ErrRejected says that a mail server won't take mail for a recipient.
 var ErrRejected = errors.New("authserver: the mail server refuses the recipient")
 
-// The texts: one file for each language, which has a subject and a body for
-// each kind. The HTML part has the same paragraphs. No mail repeats what a
-// stranger may have typed, names above all: it would carry their message.
-var (
-	//go:embed mail
-	mailFiles embed.FS
+//go:embed mail/layout.html
+var mailFile string
 
-	mailTexts = map[string]*template.Template{
-		Spanish: template.Must(template.ParseFS(mailFiles, "mail/es.txt")),
-		English: template.Must(template.ParseFS(mailFiles, "mail/en.txt")),
-	}
-	mailLayout = html.Must(html.ParseFS(mailFiles, "mail/layout.html"))
-)
+var mailLayout = html.Must(html.New("mail").Parse(mailFile))
 
-// mailData is what the texts are filled with.
+// mailData is what a mail is filled with.
 type mailData struct {
-	Email          string
-	Link           string
-	Minutes, Hours int    // that the link works
-	Date           string // of erasure
+	Email string
+	Link  string
+	Date  i18n.Text // of erasure
+}
+
+// words are the subject and the paragraphs of a mail, of which the HTML part
+// has the same. No mail repeats what a stranger may have typed, names above
+// all: it would carry their message.
+func (d *mailData) words(kind mailKind) (subject i18n.Text, paragraphs []i18n.Text) {
+	link, life := i18n.Textf("%s", d.Link), linkLife[kind]
+	switch kind {
+	case mailReset:
+		return "Reset your password", []i18n.Text{
+			i18n.Textf("Somebody, perhaps you, asked for a new password for the account of %s. To choose one, open this link:", d.Email),
+			link,
+			i18n.Textf("It works once, and for %d minutes. Using it ends all your sessions.", life/time.Minute),
+			"If it wasn't you, do nothing: your password is still the same.",
+		}
+	case mailVerify:
+		return "Confirm your e-mail address", []i18n.Text{
+			i18n.Textf("There is a new account with the address %s. To confirm that it is yours, open this link:", d.Email),
+			link,
+			i18n.Textf("It works once, and for %d hours.", life/time.Hour),
+			"If you didn't make the account, don't open the link: it can't be used without.",
+		}
+	case mailChange:
+		return "Confirm your new e-mail address", []i18n.Text{
+			i18n.Textf("The owner of an account wants %s to be its address. To confirm that, open this link:", d.Email),
+			link,
+			i18n.Textf("It works once, and for %d hours.", life/time.Hour),
+			"If it wasn't you, don't open the link: the account keeps the address it has.",
+		}
+	case mailKnown:
+		return "You have an account already", []i18n.Text{
+			i18n.Textf("Somebody, perhaps you, wanted to make an account with the address %s, or to move one to it. There is an account with this address, and nothing has changed in it.", d.Email),
+			"If you have forgotten the password, ask for a reset. If it wasn't you, do nothing.",
+		}
+	case mailPasswordChanged:
+		return "Your password has changed", []i18n.Text{
+			i18n.Textf("The password of the account of %s has changed, and its other sessions have ended.", d.Email),
+			"If it wasn't you, reset the password now.",
+		}
+	case mailEmailChanged:
+		return "Your e-mail address has changed", []i18n.Text{
+			i18n.Textf("The account that had the address %s has another one now. Nothing more will come here.", d.Email),
+			"If it wasn't you, tell whoever runs this service.",
+		}
+	case mailDeleted:
+		return "Your account is going to be erased", []i18n.Text{
+			i18n.Textf("The account of %s is deleted, and will be erased on %s. Until then you can restore it with your password.", d.Email, d.Date),
+			"If it wasn't you, restore it and change the password.",
+		}
+	case mailSecondFactor:
+		return "Your second factor has changed", []i18n.Text{
+			i18n.Textf("The second factor of the account of %s, the code that is asked for along with the password, was turned on or off.", d.Email),
+			"If it wasn't you, reset the password now and tell whoever runs this service.",
+		}
+	}
+	return "", nil
 }
 
 // compose writes a mail.
 func compose(kind mailKind, language string, data mailData) (*Mail, error) {
-	texts, ok := mailTexts[language]
-	if !ok {
-		language, texts = Spanish, mailTexts[Spanish]
+	if !slices.Contains(mailLanguages, language) {
+		language = defaultLanguage
 	}
-	life := linkLife[kind]
-	data.Minutes, data.Hours = int(life/time.Minute), int(life/time.Hour)
-	var subject, body, page bytes.Buffer
-	if err := texts.ExecuteTemplate(&subject, string(kind)+" subject", data); err != nil {
-		return nil, fmt.Errorf("write a mail: %w", err)
+	l := i18n.Of(language)
+	subject, words := data.words(kind)
+	if subject == "" {
+		return nil, fmt.Errorf("write a mail: there is no kind %q", kind)
 	}
-	if err := texts.ExecuteTemplate(&body, string(kind), data); err != nil {
-		return nil, fmt.Errorf("write a mail: %w", err)
+	paragraphs := make([]string, len(words))
+	for i, text := range words {
+		paragraphs[i] = l.Say(text)
 	}
-	text := strings.TrimSpace(body.String()) + "\n"
+	m := &Mail{To: data.Email, Subject: l.Say(subject), Text: strings.Join(paragraphs, "\n\n") + "\n", Link: data.Link}
+	var page strings.Builder
 	err := mailLayout.Execute(&page, map[string]any{
-		"Language": language, "Subject": subject.String(), "Link": data.Link,
-		"Paragraphs": strings.Split(strings.TrimSpace(text), "\n\n"),
+		"Language": language, "Subject": m.Subject, "Link": data.Link, "Paragraphs": paragraphs,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("write a mail: %w", err)
 	}
-	return &Mail{To: data.Email, Subject: subject.String(), Text: text, HTML: page.String(), Link: data.Link}, nil
-}
-
-// mailDate is a day as people write it.
-func mailDate(at time.Time, language string) string {
-	if language == English {
-		return at.UTC().Format("2 January 2006")
-	}
-	return at.UTC().Format("02/01/2006")
+	m.HTML = page.String()
+	return m, nil
 }

@@ -31,7 +31,7 @@ func TestCompose(t *testing.T) {
 	kinds := []mailKind{mailReset, mailVerify, mailChange, mailKnown, mailPasswordChanged, mailEmailChanged, mailDeleted, mailSecondFactor}
 	for _, kind := range kinds {
 		subjects := map[string]bool{}
-		for _, language := range []string{Spanish, English} {
+		for _, language := range mailLanguages {
 			data := mailData{Email: "ana@ejemplo.example", Date: "1/2/2027"}
 			if linkLife[kind] > 0 {
 				data.Link = "https://id.example" + linkPath[kind] + newLink().String()
@@ -47,7 +47,7 @@ func TestCompose(t *testing.T) {
 			if data.Link != "" && (!strings.Contains(m.Text, "\n"+data.Link+"\n") || !strings.Contains(m.HTML, `href="`+data.Link+`"`)) {
 				t.Errorf("%s %s lacks its link: %s %s", kind, language, m.Text, m.HTML)
 			}
-			if strings.Contains(m.Text, " 0 ") || strings.Contains(m.Text, "<no value>") || (kind == mailDeleted) != strings.Contains(m.Text, data.Date) {
+			if strings.Contains(m.Text, " 0 ") || strings.Contains(m.Text, "<no value>") || (kind == mailDeleted) != strings.Contains(m.Text, string(data.Date)) {
 				t.Errorf("%s %s: %s", kind, language, m.Text)
 			}
 			subjects[m.Subject] = true
@@ -248,7 +248,7 @@ func (r received) parts(t *testing.T) (mail.Header, map[string]string) {
 }
 
 func TestSMTP(t *testing.T) {
-	message, err := compose(mailReset, Spanish, mailData{Email: "ana@ejemplo.example", Link: "https://id.example/reset-password#token=" + newLink().String()})
+	message, err := compose(mailReset, "es", mailData{Email: "ana@ejemplo.example", Link: "https://id.example/reset-password#token=" + newLink().String()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // The outbox. A request that leads to mail leaves one row, in its transaction
@@ -228,7 +230,7 @@ func (b *outbox) write(ctx context.Context, row *outboxRow) (*Mail, error) {
 		language = row.Language
 	}
 	if user.EraseAt != nil {
-		data.Date = mailDate(time.UnixMilli(*user.EraseAt), language)
+		data.Date = i18n.Date(time.UnixMilli(*user.EraseAt).UTC())
 	}
 	if life, ok := linkLife[kind]; ok {
 		token := newLink()

@@ -35,7 +35,7 @@ type profileInput struct {
 		FirstName patch `json:"first_name,omitzero" required:"false" maxLength:"150"`
 		LastName  patch `json:"last_name,omitzero" required:"false" maxLength:"150"`
 		Company   patch `json:"company,omitzero" required:"false" maxLength:"150"`
-		Language  patch `json:"language,omitzero" required:"false" maxLength:"35" doc:"Of mail to the user: es or en"`
+		Language  patch `json:"language,omitzero" required:"false" maxLength:"35" doc:"Of mail to the user, such as es or en; null for the default"`
 	} `contentType:"application/merge-patch+json"`
 }
 
@@ -153,8 +153,8 @@ func (a *Accounts) changeProfile(ctx context.Context, c *caller, first, last, co
 			errs = append(errs, &FieldError{f.field, reason})
 		}
 	}
-	if language.Value != "" && language.Value != Spanish && language.Value != English {
-		errs = append(errs, &FieldError{"language", "must be es or en, or null"})
+	if reason := badLanguage(language.Value); reason != "" {
+		errs = append(errs, &FieldError{"language", reason})
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err

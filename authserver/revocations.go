@@ -227,10 +227,12 @@ func (f *feed) step(ctx context.Context) error {
 	if time.Since(f.purged) < feedPurge {
 		return nil
 	}
-	f.purged = time.Now()
-	return untilFew(feedPurgeBatch, func() (int64, error) {
-		return f.store.purgeRevocations(ctx, f.now().Add(-f.keep()), feedPurgeBatch)
-	})
+	// A batch at a time: the next read isn't kept waiting.
+	n, err := f.store.purgeRevocations(ctx, f.now().Add(-f.keep()), feedPurgeBatch)
+	if n < feedPurgeBatch {
+		f.purged = time.Now()
+	}
+	return err
 }
 
 // load reads what came after st, or all if that is nil.

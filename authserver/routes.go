@@ -300,12 +300,12 @@ func (s *Server) bearer(header string) (*token.Claims, error) {
 type registerInput struct {
 	AcceptLanguage string `header:"Accept-Language" doc:"The user's language, where the body has none"`
 	Body           struct {
-		Email     string `json:"email" format:"email" maxLength:"254" doc:"Unique without regard to case" example:"ana@example.es"`
-		Password  string `json:"password" maxLength:"1024" doc:"8 to 128 characters, not a common password, not like the other values" example:"a long phrase of your own"`
-		FirstName string `json:"first_name,omitempty" maxLength:"150" example:"Ana"`
-		LastName  string `json:"last_name,omitempty" maxLength:"150" example:"García"`
-		Company   string `json:"company,omitempty" maxLength:"150" example:"Ejemplo S. L."`
-		Language  string `json:"language,omitempty" enum:"es,en" doc:"Of mail to the user; from Accept-Language if absent"`
+		Email     string       `json:"email" format:"email" maxLength:"254" doc:"Unique without regard to case" example:"ana@example.es"`
+		Password  string       `json:"password" maxLength:"1024" doc:"8 to 128 characters, not a common password, not like the other values" example:"a long phrase of your own"`
+		FirstName string       `json:"first_name,omitempty" maxLength:"150" example:"Ana"`
+		LastName  string       `json:"last_name,omitempty" maxLength:"150" example:"García"`
+		Company   string       `json:"company,omitempty" maxLength:"150" example:"Ejemplo S. L."`
+		Language  mailLanguage `json:"language,omitempty" doc:"Of mail to the user; from Accept-Language if absent"`
 	}
 }
 
@@ -331,10 +331,10 @@ func (s *Server) registerSilently(ctx context.Context, in *registerInput) (*stru
 func (in *registerInput) user() NewUser {
 	b := in.Body
 	if b.Language == "" {
-		b.Language = chooseLanguage(in.AcceptLanguage)
+		b.Language = mailLanguage(chooseLanguage(in.AcceptLanguage))
 	}
 	return NewUser{
-		Email: b.Email, Password: b.Password, FirstName: b.FirstName, LastName: b.LastName, Company: b.Company, Language: b.Language,
+		Email: b.Email, Password: b.Password, FirstName: b.FirstName, LastName: b.LastName, Company: b.Company, Language: string(b.Language),
 	}
 }
 

@@ -304,12 +304,10 @@ type newSession struct {
 
 // A session starts only for a user who, at that very moment, isn't disabled
 // and still has the password that was checked: else the subquery is NULL,
-// which the column refuses. Ids are random: one that is there already was put
-// there by the same statement, whose answer was lost.
+// which the column refuses.
 const insertSessionSQL = `INSERT INTO sessions (id, user_id, client_id, audience, mark_key, current_hash, history,
 	created_at, rotated_at, idle_expires_at, expires_at, user_agent, network, amr)
-	VALUES (?, (SELECT id FROM users WHERE id = ? AND password_hash = ? AND disabled_at IS NULL), ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?)
-	ON CONFLICT (id) DO NOTHING`
+	VALUES (?, (SELECT id FROM users WHERE id = ? AND password_hash = ? AND disabled_at IS NULL), ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?)`
 
 // startSession stores a session for the user whose password was checked
 // against passwordHash, or returns [ErrNoUser] when that no longer holds.

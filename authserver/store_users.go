@@ -187,10 +187,10 @@ func (s *Store) forgetOrigins(ctx context.Context, before time.Time, limit int) 
 	return s.audit.ForgetBefore(ctx, before, limit)
 }
 
-// deleteSome deletes up to limit rows of a table.
+// deleteSome deletes up to limit rows of a table. There is an index for every
+// condition: TestPurgeByIndex.
 func (s *Store) deleteSome(ctx context.Context, table, key, condition string, arg any, limit int) (int64, error) {
-	res, err := s.write.ExecContext(ctx, s.write.Rebind(fmt.Sprintf(
-		"DELETE FROM %[1]s WHERE %[2]s IN (SELECT %[2]s FROM %[1]s WHERE %[3]s LIMIT ?)", table, key, condition)), arg, limit)
+	res, err := s.write.ExecContext(ctx, s.write.Rebind(deleteSomeSQL(table, key, condition)), arg, limit)
 	if err != nil {
 		return 0, fmt.Errorf("delete old rows of %s: %w", table, err)
 	}
@@ -199,6 +199,10 @@ func (s *Store) deleteSome(ctx context.Context, table, key, condition string, ar
 		return 0, fmt.Errorf("delete old rows of %s: %w", table, err)
 	}
 	return n, nil
+}
+
+func deleteSomeSQL(table, key, condition string) string {
+	return fmt.Sprintf("DELETE FROM %[1]s WHERE %[2]s IN (SELECT %[2]s FROM %[1]s WHERE %[3]s LIMIT ?)", table, key, condition)
 }
 
 // importUsers runs f in a transaction, which is undone if f returns an error.

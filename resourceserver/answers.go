@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/bits"
 	"strconv"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -35,13 +36,33 @@ type Answers struct {
 // typicalAnswer is how many bytes an answer has, more or less.
 const typicalAnswer = 800
 
-// newAnswers makes room for n of them.
-func newAnswers(n int) *Answers {
-	return &Answers{text: make([]byte, 0, 2+n*typicalAnswer), ends: make([]int, 0, n)}
+// answersPool has the memory of answers that were sent.
+var answersPool = sync.Pool{New: func() any {
+	return &Answers{text: make([]byte, 0, 2+defaultLimit*typicalAnswer), ends: make([]int, 0, defaultLimit)}
+}}
+
+// maxKept is how much memory is worth keeping for the next list.
+const maxKept = 256 << 10
+
+// takeAnswers returns answers, none yet.
+func takeAnswers() *Answers {
+	a, _ := answersPool.Get().(*Answers)
+	a.clear()
+	return a
+}
+
+// giveBack lets others have the memory: nobody may hold a part of it.
+func (a *Answers) giveBack() {
+	if cap(a.text) <= maxKept {
+		answersPool.Put(a)
+	}
 }
 
 // Len is how many there are.
 func (a *Answers) Len() int { return len(a.ends) }
+
+// clear takes them all away.
+func (a *Answers) clear() { a.text, a.ends = a.text[:0], a.ends[:0] }
 
 // open is the text with room for one more answer behind it.
 func (a *Answers) open() []byte {
@@ -75,11 +96,12 @@ func (a *Answers) list() []byte {
 
 // reverse turns their order round.
 func (a *Answers) reverse() {
-	turned := Answers{text: make([]byte, 0, len(a.text)+1), ends: make([]int, 0, len(a.ends))}
+	turned := takeAnswers()
 	for i := len(a.ends) - 1; i >= 0; i-- {
 		turned.close(append(turned.open(), a.one(i)...))
 	}
-	*a = turned
+	*a, *turned = *turned, *a
+	turned.giveBack()
 }
 
 // newPage is the page of a query, empty as yet.
@@ -92,27 +114,27 @@ func newPage(q *Query) Page {
 }
 
 // addStored adds a row of SQLite's to the page: to the answers, if these are
-// asked for, or else to the items.
-func (p *Page) addStored(into *Answers, id, owner string, created, updated sql.NullInt64, document []byte) {
+// asked for, or else to the items. own is whether it went the short way.
+func (p *Page) addStored(into *Answers, id, owner string, created, updated sql.NullInt64, document []byte) (own bool) {
 	p.met++
 	p.size += len(document)
 	if into != nil {
 		if text, ok := appendStoredAnswer(into.open(), id, owner, created, updated, document); ok {
 			into.close(text)
-			return
+			return true
 		}
 	}
 	var m Inmueble
 	if err := m.parseStored(id, document); err != nil {
 		p.Unreadable = append(p.Unreadable, Unreadable{id, err})
-		return
+		return false
 	}
 	m.Owner, m.CreatedAt, m.UpdatedAt = owner, fromMilli(created), fromMilli(updated)
 	p.add(into, &m)
+	return false
 }
 
-// addBSON adds a document of MongoDB's likewise. own is whether it is in the
-// form that this program gives it.
+// addBSON adds a document of MongoDB's likewise.
 func (p *Page) addBSON(into *Answers, document bson.Raw) (own bool) {
 	p.met++
 	p.size += len(document)

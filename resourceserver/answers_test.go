@@ -242,7 +242,7 @@ func TestForeignAnswers(t *testing.T) {
 			t.Errorf("%s goes the short way", name)
 		}
 		var page Page
-		answers := newAnswers(1)
+		answers := &Answers{}
 		page.addBSON(answers, raw)
 		if want := generalBSON(raw); string(answers.list()) != "["+want+"]" {
 			t.Errorf("%s: %s, want %s", name, answers.list(), want)
@@ -273,7 +273,7 @@ func TestForeignAnswers(t *testing.T) {
 			t.Errorf("%s goes the other way", name)
 		}
 		var page Page
-		answers := newAnswers(1)
+		answers := &Answers{}
 		page.addStored(answers, m.ID, m.Owner, at, at, []byte(stored))
 		if want := generalStored(m.ID, m.Owner, at, at, []byte(stored)); string(answers.list()) != "["+want+"]" {
 			t.Errorf("%s: %s, want %s", name, answers.list(), want)
@@ -283,7 +283,7 @@ func TestForeignAnswers(t *testing.T) {
 
 func TestAnswersInTurn(t *testing.T) {
 	for n := range 4 {
-		a := newAnswers(0)
+		a := &Answers{}
 		var want []string
 		for i := range n {
 			a.close(append(a.open(), fmt.Sprint(i)...))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
 	"slices"
 	"strconv"
@@ -12,7 +13,6 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
-	"golang.org/x/text/language"
 
 	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/web"
@@ -87,8 +87,8 @@ type representation struct {
 
 // The languages of labels; the first is for who asks for none of them.
 var (
-	languages = [...]language.Tag{language.Spanish, language.English}
-	matcher   = language.NewMatcher(languages[:])
+	languages = [...]string{"es", "en"}
+	chooser   = i18n.NewChooser(languages[:]...)
 )
 
 // entry is one code in a catalogue file.
@@ -249,6 +249,27 @@ func (c *Catalogues) check(r *Row) (bad ValidationError) {
 	return bad
 }
 
+// Fit puts a code of the catalogue in the place of each that isn't in it, the
+// same one each time. It is for made-up rows, whose codes mean nothing.
+func (c *Catalogues) Fit(rows iter.Seq2[Row, error]) iter.Seq2[Row, error] {
+	if c == nil {
+		return rows
+	}
+	return func(yield func(Row, error) bool) {
+		for r, err := range rows {
+			for _, one := range c.all {
+				if code, _ := fields[one.at].code(&r.Inmueble); code != nil && !one.has[*code] {
+					fitting := one.order[uint32(*code)%uint32(len(one.order))] //nolint:gosec // any will do
+					fields[one.at].setInt(&r.Inmueble, int64(fitting))
+				}
+			}
+			if !yield(r, err) {
+				return
+			}
+		}
+	}
+}
+
 // document says in the API's document which codes a body may have. It is only
 // for readers: check finds one faster than huma does.
 func (c *Catalogues) document(schemas huma.Registry) {
@@ -344,10 +365,9 @@ func (s *Server) getCatalogue(_ context.Context, in *catalogueInput) (*fixedOutp
 	if c == nil {
 		return nil, web.NewProblem(http.StatusNotFound, "not_found", "There is no catalogue of this name: GET /catalogues lists those that there are.")
 	}
-	tags, _, _ := language.ParseAcceptLanguage(in.AcceptLanguage) // of a broken field what could be read
-	_, i, _ := matcher.Match(tags...)
+	i, _ := chooser.Choose([]string{in.AcceptLanguage})
 	out := c.answer[i].unless(in.IfNoneMatch)
-	out.Language, out.Vary = languages[i].String(), []string{"Accept-Language"}
+	out.Language, out.Vary = languages[i], []string{"Accept-Language"}
 	return out, nil
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/urbandata/urbandata/pkg/i18n/i18ntest"
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/verify/verifytest"
 )
@@ -55,8 +56,9 @@ func newClient(t testing.TB, store Store) *client {
 		t: t, issuer: verifytest.NewIssuer(t), header: http.Header{}, log: &bytes.Buffer{},
 		reg: prometheus.NewRegistry(), clock: &clock{now: dawn},
 	}
+	jobs, _ := store.(JobStore)
 	server, err := New(Options{
-		Store: store, Verifier: c.issuer.Verifier(t), Metrics: c.reg, Now: c.clock.Now,
+		Store: store, Jobs: jobs, Verifier: c.issuer.Verifier(t), Metrics: c.reg, Now: c.clock.Now,
 		Log: slog.New(slog.NewJSONHandler(c.log, nil)),
 	})
 	must(t, err)
@@ -107,7 +109,18 @@ type answer struct {
 	t testing.TB
 }
 
+// do sends a request. A read that is refused is asked in every language.
 func (c *client) do(method, target, body string) answer {
+	c.t.Helper()
+	w := httptest.NewRecorder()
+	c.server.ServeHTTP(w, c.request(method, target, body))
+	if t, ok := c.t.(*testing.T); ok && method == http.MethodGet && w.Code/100 == 4 {
+		i18ntest.Problem(t, c.server, func() *http.Request { return c.request(method, target, body) })
+	}
+	return answer{w, c.t}
+}
+
+func (c *client) request(method, target, body string) *http.Request {
 	c.t.Helper()
 	r := httptest.NewRequestWithContext(c.t.Context(), method, target, strings.NewReader(body))
 	if body == "" {
@@ -125,9 +138,7 @@ func (c *client) do(method, target, body string) answer {
 	for name, values := range c.header {
 		r.Header[name] = values
 	}
-	w := httptest.NewRecorder()
-	c.server.ServeHTTP(w, r)
-	return answer{w, c.t}
+	return r
 }
 
 func (a answer) want(status int) answer {

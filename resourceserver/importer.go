@@ -32,15 +32,17 @@ const maxReported = 20 // rows in a report
 const (
 	FormatCSV    = "CSV"
 	FormatNDJSON = "NDJSON"
+	FormatJSON   = "JSON" // one array
 )
 
 // ImportOptions says what the file doesn't. Of what is zero, the file itself
 // is asked.
 type ImportOptions struct {
 	Owner string    // the sub that will own the inmuebles; "" is nobody, so that only an admin can change them
+	Own   bool      // change only inmuebles that Owner owns; else anybody's
 	Now   time.Time // becomes created_at and updated_at
 
-	Format    string // FormatCSV or FormatNDJSON
+	Format    string // FormatCSV, FormatNDJSON or FormatJSON
 	Encoding  string // one of Encodings
 	Delimiter byte   // of CSV: comma, semicolon or tab
 	SwapXY    bool   // the column coordinates has y before x
@@ -57,6 +59,15 @@ type ImportOptions struct {
 	From  int // the first row to be loaded, from 1; 0 is 1
 
 	Progress func(rows int) // is told every thousand rows; nil isn't
+
+	// MaxUnpacked bounds the bytes that a packed file may unpack to; 0 doesn't.
+	MaxUnpacked int64
+
+	// step is asked with each batch what a job has come to by it, to be stored
+	// in the same step: see [Batch]. last is true of the last one.
+	step func(r Report, last bool) (Job, error)
+
+	resumed bool // Rejects has the bad rows of a part before this one
 }
 
 // Report tells what an import did, or would have done but for the error.
@@ -104,8 +115,8 @@ func (e RowError) String() string {
 // otherwise, reading it in constant memory. It may be packed by gzip or zstd,
 // and in UTF-8, UTF-16 or Windows-1252.
 //
-// NDJSON has an object a line, with the fields by their names; what the
-// server sets is ignored. Of CSV the first row names the columns, in any
+// NDJSON has an object a line, JSON is an array of objects, with the fields by
+// their names; what the server sets is ignored. Of CSV the first row names the columns, in any
 // order and case, with or without accents and underscores:
 //
 //	id_uda       the _id; where it is null one is made, from the row and its number
@@ -138,13 +149,32 @@ func Import(ctx context.Context, store Store, r io.Reader, opts ImportOptions) (
 			break
 		}
 	}
-	rows.report.Encoding, rows.report.Packing = rows.text.encoding(), rows.text.packed
-	rows.report.LookSwapped = rows.looksSwapped()
-	if rows.rejects != nil {
-		rows.rejects.Flush()
-		err = errors.Join(err, rows.rejects.Error())
+	return rows.told(), errors.Join(err, rows.flush())
+}
+
+// told is the report so far.
+func (r *rowReader) told() Report {
+	report := r.report
+	report.Encoding, report.Packing = r.text.encoding(), r.text.packed
+	report.LookSwapped = r.looksSwapped()
+	return report
+}
+
+// flush writes the bad rows so far.
+func (r *rowReader) flush() error {
+	if r.rejects == nil {
+		return nil
 	}
-	return rows.report, err
+	r.rejects.Flush()
+	return r.rejects.Error()
+}
+
+// count adds what became of rows.
+func (r *Report) count(l Loaded) {
+	r.Stored += l[Inserted]
+	r.Changed += l[Changed]
+	r.Unchanged += l[Unchanged]
+	r.Existing += l[Skipped]
 }
 
 // errDryRun makes a load that went well have no effect.
@@ -168,9 +198,23 @@ func (r *rowReader) load(ctx context.Context, store Store) (more bool, err error
 			}
 		},
 	}
+	if r.opts.Own {
+		b.By = Owner(r.opts.Owner)
+	}
 	r.first = r.made
 	if r.opts.SkipBad {
 		b.Reject = r.reject
+	}
+	if r.opts.step != nil {
+		b.Step = func(l Loaded) (Job, error) {
+			if err := r.flush(); err != nil {
+				return Job{}, err
+			}
+			report := r.told()
+			report.count(l)
+			report.Done = r.row()
+			return r.opts.step(report, !more)
+		}
 	}
 	l, err := store.Load(ctx, b)
 	if bad, ok := errors.AsType[*BatchError](err); ok {
@@ -182,10 +226,7 @@ func (r *rowReader) load(ctx context.Context, store Store) (more bool, err error
 	if err != nil {
 		return false, err
 	}
-	r.report.Stored += l[Inserted]
-	r.report.Changed += l[Changed]
-	r.report.Unchanged += l[Unchanged]
-	r.report.Existing += l[Skipped]
+	r.report.count(l)
 	if !r.opts.DryRun {
 		r.report.Done = r.row()
 	}
@@ -219,7 +260,7 @@ type placed struct {
 }
 
 func newRowReader(r io.Reader, opts ImportOptions) (*rowReader, error) {
-	text, err := newText(r, opts.Encoding)
+	text, err := newText(r, opts.Encoding, opts.MaxUnpacked)
 	if err != nil {
 		return nil, err
 	}
@@ -249,11 +290,14 @@ func (r *rowReader) begin() error {
 	}
 	if r.report.Format = r.opts.Format; r.report.Format == "" {
 		r.report.Format = FormatCSV
-		if len(start) > 0 && start[0] == '{' {
+		switch {
+		case len(start) > 0 && start[0] == '{':
 			r.report.Format = FormatNDJSON
+		case len(start) > 0 && start[0] == '[':
+			r.report.Format = FormatJSON
 		}
 	}
-	if r.rejects != nil {
+	if r.rejects != nil && !r.opts.resumed {
 		_ = r.rejects.Write([]string{"line", "column", "reason", "row"}) // Import asks for its error
 	}
 	if r.report.Format == FormatCSV {
@@ -266,9 +310,12 @@ func (r *rowReader) begin() error {
 		}
 	}
 	for i := 1; i < r.opts.From; i++ {
-		if r.report.Format == FormatCSV {
+		switch r.report.Format {
+		case FormatCSV:
 			_, _, err = r.lines.record()
-		} else {
+		case FormatJSON:
+			_, err = r.lines.element()
+		default:
 			_, err = r.lines.next()
 		}
 		if err != nil && rowFault(err) == "" && !errors.Is(err, io.EOF) {
@@ -319,12 +366,17 @@ func (r *rowReader) next() (Row, error) {
 
 // read reads and judges one row.
 func (r *rowReader) read() (row Row, line int, wrong ValidationError, skip bool, err error) {
-	if r.report.Format == FormatNDJSON {
-		if line, err = r.lines.next(); err == nil {
+	switch r.report.Format {
+	case FormatNDJSON, FormatJSON:
+		next := r.lines.next
+		if r.report.Format == FormatJSON {
+			next = r.lines.element
+		}
+		if line, err = next(); err == nil {
 			r.report.Rows++
 			row, wrong = r.parseJSON(r.lines.raw)
 		}
-	} else {
+	default:
 		var record []string
 		record, line, err = r.lines.record()
 		if err == nil && len(record) != len(r.columns) {
@@ -399,6 +451,8 @@ func (r *rowReader) reject(e *BatchError) {
 		}
 	case errors.Is(e.Err, ErrDuplicate):
 		wrong = ValidationError{{r.columnOf[0], "is taken, in the database or further up in the file"}}
+	case errors.Is(e.Err, ErrNotOwner):
+		wrong = ValidationError{{r.columnOf[0], "is that of somebody else's inmueble"}}
 	default:
 		wrong = ValidationError{{r.columnOf[0], "is that of a stored document that can't be read"}}
 	}

@@ -21,6 +21,8 @@ type lines struct {
 	raw    []byte // the present row, line ends and all
 	again  []byte // lines that a broken row had swallowed, to be read again
 	fields []string
+
+	array array // of a file that is one
 }
 
 const maxRow = 1 << 20 // bytes of a row: an unclosed quote must not take the whole file into memory

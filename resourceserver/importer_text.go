@@ -47,7 +47,7 @@ type text struct {
 
 // newText unpacks and decodes r. What is detected is known once enough was
 // read; encoding names it, "" when all was ASCII.
-func newText(r io.Reader, want string) (*text, error) {
+func newText(r io.Reader, want string, most int64) (*text, error) {
 	t := &text{close: func() {}}
 	buffered := bufio.NewReaderSize(r, lookAhead)
 	switch magic, _ := buffered.Peek(4); {
@@ -56,14 +56,14 @@ func newText(r io.Reader, want string) (*text, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: broken gzip: %w", ErrEncoding, err)
 		}
-		t.packed, buffered = "gzip", bufio.NewReaderSize(unpackError{unpacked, "gzip"}, lookAhead)
+		t.packed, buffered = "gzip", bufio.NewReaderSize(unpackError{atMost(unpacked, most), "gzip"}, lookAhead)
 	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
 		unpacked, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdMemory), zstd.WithDecoderLowmem(true))
 		if err != nil {
 			return nil, fmt.Errorf("%w: broken zstd: %w", ErrEncoding, err)
 		}
 		t.packed, t.close = "zstd", unpacked.Close
-		buffered = bufio.NewReaderSize(unpackError{unpacked, "zstd"}, lookAhead)
+		buffered = bufio.NewReaderSize(unpackError{atMost(unpacked, most), "zstd"}, lookAhead)
 	}
 	decode := func(name string, e encoding.Encoding) {
 		t.Reader = transform.NewReader(buffered, e.NewDecoder())
@@ -110,6 +110,32 @@ func (u unpackError) Read(p []byte) (int, error) {
 	if err != nil && !errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = fmt.Errorf("%w: broken %s: %w", ErrEncoding, u.packed, err)
 	}
+	return n, err
+}
+
+// errUnpacks is returned for a packed file that is more than may be.
+var errUnpacks = errors.New("it unpacks to too much")
+
+// bounded ends with errUnpacks.
+type bounded struct {
+	io.Reader
+	left int64
+}
+
+// atMost bounds what is read, unless most is 0.
+func atMost(r io.Reader, most int64) io.Reader {
+	if most == 0 {
+		return r
+	}
+	return &bounded{r, most}
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errUnpacks
+	}
+	n, err := b.Reader.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
 	return n, err
 }
 

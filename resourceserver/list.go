@@ -70,12 +70,19 @@ type listOutput struct {
 	Body         func(huma.Context)
 }
 
-// send is the body of an answer that is there, or of one without any.
-func send(status int, body []byte) func(huma.Context) {
+// send is the body of an answer that is there, or of one without any. done,
+// unless it is nil, is called when nobody needs the body any more.
+func send(status int, body []byte, done func()) func(huma.Context) {
 	return func(ctx huma.Context) {
+		if body != nil {
+			ctx.SetHeader("Content-Length", strconv.Itoa(len(body))) // else a large one goes in chunks
+		}
 		ctx.SetStatus(status)
 		if body != nil {
 			_, _ = ctx.BodyWriter().Write(body) // the client may have left; there is nobody to tell
+		}
+		if done != nil {
+			done()
 		}
 	}
 }
@@ -249,9 +256,8 @@ func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
 	if l.object = out.ContentType == typeObject; l.object {
 		l.Limit = min(l.Limit, 2) // enough to know that it isn't the only one
 	}
-	var answers *Answers
+	answers := takeAnswers()
 	if l.members == nil {
-		answers = newAnswers(min(l.Limit, defaultLimit))
 		l.Into = answers
 	}
 	page, err := s.store.Find(ctx, l.Query)
@@ -277,8 +283,7 @@ func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
 			return nil, p.With("Content-Range", fmt.Sprintf("*/%d", total))
 		}
 	}
-	if answers == nil { // through select
-		answers = newAnswers(len(page.Items))
+	if l.members != nil { // through select
 		for i := range page.Items {
 			answers.close(page.Items[i].appendMembers(answers.open(), l.members))
 		}
@@ -303,7 +308,7 @@ func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
 	if held, err := parseTags(in.IfNoneMatch); err == nil && held.given() && held.weak(out.ETag) {
 		out.Status, out.ContentType, body = http.StatusNotModified, "", nil
 	}
-	out.Body = send(out.Status, body)
+	out.Body = send(out.Status, body, answers.giveBack)
 	return out, nil
 }
 

@@ -36,6 +36,12 @@ type Batch struct {
 	// writer.
 	Replayable bool
 
+	// Step is called after all rows and returns what a job has come to by them,
+	// which is stored in the same step. If the job isn't as that has seen it,
+	// the load ends with ErrJobChanged. nil has no job. A dry run doesn't call
+	// it; a further attempt does again.
+	Step func(l Loaded) (Job, error)
+
 	large bool // a store's own: there are more rows than a transaction takes
 }
 

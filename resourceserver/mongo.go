@@ -25,6 +25,7 @@ type Mongo struct {
 	loads     *mongo.Collection // large loads that are under way, or whose process died
 	undo      *mongo.Collection // documents as they were before a large load changed them
 	settings  *mongo.Collection // what the servers on this database share
+	imports   mongoJobs         // imports over HTTP
 
 	swept  atomic.Int64 // Unix time in ns of the last look for dates without a key
 	expiry atomic.Bool  // the index is there by which the server removes them
@@ -37,6 +38,7 @@ func NewMongo(db *mongo.Database) *Mongo {
 	return &Mongo{
 		inmuebles: db.Collection("inmuebles"), once: db.Collection("idempotency"), settings: db.Collection("settings"),
 		loads: db.Collection("loads"), undo: db.Collection("loads_undo"),
+		imports: newMongoJobs(db),
 	}
 }
 

@@ -33,6 +33,9 @@ func (s *Mongo) Prepare(ctx context.Context) error {
 	if _, err := s.inmuebles.Indexes().CreateMany(ctx, mongoIndexes); err != nil {
 		return mongoError("make the indexes", err)
 	}
+	if err := s.imports.prepare(ctx); err != nil {
+		return err
+	}
 	return s.sweep(ctx)
 }
 

@@ -129,7 +129,7 @@ func (s *Mongo) loadLarge(ctx context.Context, b Batch) (l Loaded, err error) {
 	stop(nil)
 	<-beating
 	if err == nil {
-		err = s.strike(ctx, mark)
+		err = s.complete(ctx, mark, &b, l)
 	}
 	if err == nil {
 		return l, nil
@@ -137,7 +137,7 @@ func (s *Mongo) loadLarge(ctx context.Context, b Batch) (l Loaded, err error) {
 	// A client that gave up must not keep this from being undone.
 	undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	if again := s.undoLoad(undoing, mark); again != nil {
+	if again := s.undoLoad(undoing, mark, errors.Is(err, errGivenUp)); again != nil {
 		return Loaded{}, errors.Join(err, again) // the next process will
 	}
 	return Loaded{}, err
@@ -174,28 +174,68 @@ func ours(mark *loadMark) bson.D {
 	return bson.D{{Key: "_id", Value: mark.id}, {Key: "state", Value: "loading"}}
 }
 
-// strike makes a load complete.
-func (s *Mongo) strike(ctx context.Context, mark *loadMark) error {
-	result, err := s.loads.DeleteOne(ctx, ours(mark))
+// complete makes a load complete, with what a job has come to by it in one
+// transaction: that of the load's end and of the job's.
+func (s *Mongo) complete(ctx context.Context, mark *loadMark, b *Batch, l Loaded) error {
+	if b.Step == nil {
+		return s.strike(ctx, mark)
+	}
+	session, err := s.inmuebles.Database().Client().StartSession()
 	if err != nil {
 		return mongoError("complete the load", err)
 	}
-	if result.DeletedCount == 0 {
+	defer session.EndSession(context.WithoutCancel(ctx)) // ends a transaction that still runs
+	for range loadAttempts {
+		if err := session.StartTransaction(); err != nil {
+			return mongoError("complete the load", err)
+		}
+		tx := mongo.NewSessionContext(ctx, session)
+		if err = s.strikeOnly(tx, mark); err == nil {
+			err = s.step(tx, b, l)
+		}
+		if err == nil {
+			err = s.commit(ctx, session)
+		} else {
+			_ = session.AbortTransaction(context.WithoutCancel(ctx)) // it ends by itself too
+		}
+		if err == nil || !isTransient(err) || ctx.Err() != nil {
+			break
+		}
+	}
+	if err == nil {
+		_, _ = s.undo.DeleteMany(ctx, bson.D{{Key: "load", Value: mark.id}}) // they are of no more use, and of no harm
+	}
+	return err
+}
+
+// strikeOnly strikes a load out.
+func (s *Mongo) strikeOnly(ctx context.Context, mark *loadMark) error {
+	result, err := s.loads.DeleteOne(ctx, ours(mark))
+	if err == nil && result.DeletedCount == 0 {
 		return errGivenUp
 	}
-	_, err = s.undo.DeleteMany(ctx, bson.D{{Key: "load", Value: mark.id}})
-	if err != nil { // they are of no more use, and of no harm
-		return nil //nolint:nilerr // the load is complete
+	return mongoError("complete the load", err)
+}
+
+// strike makes a load complete.
+func (s *Mongo) strike(ctx context.Context, mark *loadMark) error {
+	if err := s.strikeOnly(ctx, mark); err != nil {
+		return err
 	}
+	_, _ = s.undo.DeleteMany(ctx, bson.D{{Key: "load", Value: mark.id}}) // they are of no more use, and of no harm
 	return nil
 }
 
-// undoLoad takes back what a load has stored.
-func (s *Mongo) undoLoad(ctx context.Context, mark *loadMark) error {
+// undoLoad takes back what a load has stored. One that isn't entered any more
+// may be complete, unless it is given up: an answer was lost. It stays.
+func (s *Mongo) undoLoad(ctx context.Context, mark *loadMark, givenUp bool) error {
 	// From here on the load itself can't be completed.
-	_, err := s.loads.UpdateOne(ctx, bson.D{{Key: "_id", Value: mark.id}}, bson.D{{Key: "$set", Value: bson.D{{Key: "state", Value: "undoing"}}}})
+	result, err := s.loads.UpdateOne(ctx, bson.D{{Key: "_id", Value: mark.id}}, bson.D{{Key: "$set", Value: bson.D{{Key: "state", Value: "undoing"}}}})
 	if err != nil {
 		return mongoError("undo the load", err)
+	}
+	if result.MatchedCount == 0 && !givenUp {
+		return nil
 	}
 	cursor, err := s.undo.Find(ctx, bson.D{{Key: "load", Value: mark.id}})
 	if err != nil {
@@ -253,7 +293,7 @@ func (s *Mongo) Recover(ctx context.Context, wait bool) error {
 			last, again := seen[load.ID]
 			switch {
 			case load.Dead:
-				if err := s.undoLoad(ctx, &loadMark{load.ID}); err != nil {
+				if err := s.undoLoad(ctx, &loadMark{load.ID}, false); err != nil {
 					return err
 				}
 			case !again:

@@ -139,6 +139,9 @@ func (s *Mongo) loadAtOnce(ctx context.Context, b Batch) (l Loaded, err error) {
 	if b.DryRun {
 		return l, nil // EndSession ends the transaction
 	}
+	if err := s.step(tx, &b, l); err != nil {
+		return l, err
+	}
 	if err := s.last(tx, b.Once); err != nil {
 		return l, err
 	}

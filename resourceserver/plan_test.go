@@ -47,7 +47,7 @@ func planSQLite(s *SQLite) planner {
 			parts = q.Order.Seek(q.After)
 		}
 		for i := range parts {
-			text, args := findSQL(&q, &parts[i])
+			text, args := findSQL(&q, &parts[i], true)
 			var steps []struct {
 				ID, Parent, Notused int
 				Detail              string

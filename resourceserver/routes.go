@@ -39,6 +39,7 @@ func (s *Server) routes(a *web.API) {
 	route(a, http.MethodPost, pathAll, write, s.createSelect, 201, createdSchema(one, many), "create-inmueble", "Create an inmueble, or many, owned by who asks")
 	route(a, http.MethodPatch, pathAll, write, s.changeWhere, 200, many, "patch-inmuebles", "Change some members of the inmueble that a filter on _id names")
 	route(a, http.MethodDelete, pathAll, write, s.deleteWhere, 200, many, "delete-inmuebles", "Delete the inmueble that a filter on _id names")
+	s.importRoutes(a)                                                                                                                            // before pathOne
 	route(a, http.MethodGet, pathStats, read, s.stats, 200, statsSchema(), "inmuebles-stats", "Figures about the inmuebles that a filter finds") // before pathOne
 	route(a, http.MethodGet, pathOne, read, s.get, 200, one, "get-inmueble", "One inmueble")
 	route(a, http.MethodPut, pathOne, write, s.replace, 200, one, "replace-inmueble", "Replace all of an inmueble")

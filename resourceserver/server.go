@@ -74,6 +74,11 @@ type Options struct {
 	// Catalogues say which codes may come in; nil lets all.
 	Catalogues *Catalogues
 
+	// Jobs keeps imports over HTTP, and Imports bounds them. Both stores do;
+	// nil has no such imports.
+	Jobs    JobStore
+	Imports ImportLimits
+
 	// CursorKey authenticates the cursors of lists. Servers behind one address
 	// need the same: the one that their database keeps. Nil makes one that
 	// dies with the process, and with it the cursors that are out.
@@ -84,8 +89,8 @@ type Options struct {
 	Now     func() time.Time      // time.Now unless given
 }
 
-// Server answers the API's requests. It has no life of its own: it starts
-// nothing and needs no closing.
+// Server answers the API's requests. It starts nothing and needs no closing;
+// imports over HTTP are worked on while [Server.Run] runs.
 type Server struct {
 	Health *web.Health // to be drained before the listener closes
 
@@ -102,6 +107,12 @@ type Server struct {
 	catalogues     *Catalogues
 	schemas        huma.Registry // of the API's document, by which bodies are checked
 	inFlight       sync.Map      // idempotency keys of requests being worked on
+
+	jobs    JobStore
+	imports ImportLimits
+	working sync.Map      // *jobRun by the id of the job that is worked on here
+	wake    chan struct{} // a job has come
+	streams streams
 }
 
 // New makes a server, or returns an error that wraps [ErrOptions].
@@ -134,6 +145,7 @@ func New(o Options) (*Server, error) {
 		cursorKey: o.CursorKey,
 		store:     o.Store, verifier: o.Verifier, realm: o.Realm, log: o.Log, now: o.Now,
 		requireIfMatch: o.RequireIfMatch, catalogues: o.Catalogues,
+		jobs: o.Jobs, imports: o.Imports.withDefaults(), wake: make(chan struct{}, 1),
 		metrics: newMetrics(o.Metrics),
 		Health: web.NewHealth(
 			web.Check{Name: "database", Func: o.Store.Check},
@@ -165,6 +177,7 @@ bad member by JSON Pointer. Members and parameters that are unknown, repeated or
 type metrics struct {
 	tokens     *prometheus.CounterVec
 	unreadable prometheus.Counter
+	imports    *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -176,6 +189,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "urbandata_unreadable_documents_total", Help: "Times that a stored document was left out because it is no valid inmueble.",
 		}),
 	}
-	reg.MustRegister(m.tokens, m.unreadable)
+	m.imports = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "urbandata_imports_total", Help: "Imports over HTTP that ended here, by how.",
+	}, []string{"state"})
+	for _, s := range []JobState{JobDone, JobFailed, JobCancelled} {
+		m.imports.WithLabelValues(string(s))
+	}
+	reg.MustRegister(m.tokens, m.unreadable, m.imports)
 	return m
 }

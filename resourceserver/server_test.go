@@ -515,6 +515,8 @@ func TestDocument(t *testing.T) {
 		"patch /inmuebles": "inmuebles:write", "delete /inmuebles": "inmuebles:write", "get /inmuebles/{id}": "inmuebles:read", "get /inmuebles/stats": "inmuebles:read",
 		"put /inmuebles/{id}": "inmuebles:write", "patch /inmuebles/{id}": "inmuebles:write", "delete /inmuebles/{id}": "inmuebles:write",
 		"get /catalogues": "inmuebles:read", "get /catalogues/{name}": "inmuebles:read",
+		"post /inmuebles/import": "inmuebles:write", "get /inmuebles/imports": "inmuebles:read", "get /inmuebles/imports/{id}": "inmuebles:read",
+		"delete /inmuebles/imports/{id}": "inmuebles:write", "get /inmuebles/imports/{id}/rejects": "inmuebles:read",
 	}; fmt.Sprint(scopes) != fmt.Sprint(want) {
 		t.Errorf("operations %v, want %v", scopes, want)
 	}

@@ -16,14 +16,16 @@ import (
 // statement, and SQLite runs one writer at a time, so each is atomic by
 // itself.
 type SQLite struct {
-	write *sqlx.DB
-	finds *statements // of Find and Count
+	write, read *sqlx.DB
+	finds       *statements // of Find and Count
 
 	// Prepared once: parsing SQL costs as much as a read by key.
 	get, check                   *sqlx.Stmt
 	insert, replace, remove, has *sqlx.Stmt
 	current, overwrite, known    *sqlx.Stmt
 	once, keepOnce, sweepOnce    *sqlx.Stmt
+
+	folder importsFolder // of the files of imports over HTTP
 }
 
 var _ Store = (*SQLite)(nil)
@@ -38,7 +40,7 @@ const sqliteBy = `(?2 OR (owner = ?3 AND owner <> ''))`
 // may be the same pool; write must have a single connection. [SQLite.Close]
 // releases the statements, not the pools.
 func NewSQLite(ctx context.Context, write, read *sqlx.DB) (*SQLite, error) {
-	s := &SQLite{write: write, finds: newStatements(read)}
+	s := &SQLite{write: write, read: read, finds: newStatements(read)}
 	for _, p := range []struct {
 		stmt  **sqlx.Stmt
 		db    *sqlx.DB
@@ -74,7 +76,7 @@ func NewSQLite(ctx context.Context, write, read *sqlx.DB) (*SQLite, error) {
 
 // Close releases the prepared statements.
 func (s *SQLite) Close() error {
-	errs := []error{s.finds.close()}
+	errs := []error{s.finds.close(), s.folder.close()}
 	for _, stmt := range []*sqlx.Stmt{
 		s.get, s.check, s.insert, s.replace, s.remove, s.has,
 		s.current, s.overwrite, s.known, s.once, s.keepOnce, s.sweepOnce,
@@ -93,7 +95,7 @@ func (s *SQLite) Get(ctx context.Context, id string) (Inmueble, error) {
 		return Inmueble{}, sqliteError(ctx, "read", err)
 	}
 	var page Page
-	if err := readRows(ctx, rows, &page, &Query{Limit: 1}, nil); err != nil {
+	if err := readRows(ctx, rows, &page, &Query{Limit: 1, Order: byID}, true); err != nil {
 		return Inmueble{}, err
 	}
 	switch {

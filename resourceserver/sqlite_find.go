@@ -1,6 +1,7 @@
 package resourceserver
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"database/sql"
@@ -74,14 +75,33 @@ func (s *statements) close() error {
 // Find asks for one row more than wanted, to learn whether there are more. A
 // page that begins behind a document is made of ranges of the order's index,
 // one statement each, until it is full.
+//
+// Where answers are wanted, the keys of the order are taken out of the page's
+// first and last document here: to have SQLite compute them for each row, out
+// of its JSON, costs as much as reading it. Only where one of the two is in
+// another form than ours, so that its keys are SQLite's to say, is all of it
+// asked for again with them.
 func (s *SQLite) Find(ctx context.Context, q Query) (Page, error) {
+	page, err := s.find(ctx, &q, q.Into == nil)
+	if errors.Is(err, errNoKeys) {
+		q.Into.clear()
+		page, err = s.find(ctx, &q, true)
+	}
+	return page, err
+}
+
+// errNoKeys: a document's keys were needed, and are SQLite's to say.
+var errNoKeys = errors.New("resourceserver: the keys of a row weren't asked for")
+
+// find is Find, with the keys of all rows or without.
+func (s *SQLite) find(ctx context.Context, q *Query, keyed bool) (Page, error) {
 	parts := []query.Node{{}}
 	if q.After != nil {
 		parts = q.Order.Seek(q.After)
 	}
-	page := newPage(&q)
+	page := newPage(q)
 	if len(parts) == 1 {
-		return page, s.findPart(ctx, nil, &q, &parts[0], &page)
+		return page, s.findPart(ctx, nil, q, &parts[0], &page, keyed)
 	}
 	tx, err := s.finds.db.BeginTxx(ctx, &sql.TxOptions{ReadOnly: true}) // all parts of one moment
 	if err != nil {
@@ -89,7 +109,7 @@ func (s *SQLite) Find(ctx context.Context, q Query) (Page, error) {
 	}
 	defer func() { _ = tx.Rollback() }() // it has only read
 	for i := range parts {
-		if err := s.findPart(ctx, tx, &q, &parts[i], &page); err != nil {
+		if err := s.findPart(ctx, tx, q, &parts[i], &page, keyed); err != nil {
 			return Page{}, err
 		}
 		if page.More {
@@ -100,8 +120,8 @@ func (s *SQLite) Find(ctx context.Context, q Query) (Page, error) {
 }
 
 // findPart adds to the page the rows of one part of the query.
-func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, part *query.Node, page *Page) error {
-	text, args := findSQL(q, part)
+func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, part *query.Node, page *Page, keyed bool) error {
+	text, args := findSQL(q, part, keyed)
 	stmt, err := s.finds.get(ctx, text)
 	if err != nil {
 		return err
@@ -113,16 +133,18 @@ func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, part *quer
 	if err != nil {
 		return sqliteError(ctx, "read", err)
 	}
-	return readRows(ctx, rows, page, q, q.Order)
+	return readRows(ctx, rows, page, q, keyed)
 }
 
 // findSQL is the statement for one part of a query, but for its last two
 // values: limit and offset. Behind the columns of a document stand the keys
-// of the order but for the last, which is the id.
-func findSQL(q *Query, part *query.Node) (text string, args []any) {
+// of the order, if they are wanted, but for the last, which is the id.
+func findSQL(q *Query, part *query.Node, keyed bool) (text string, args []any) {
 	b := append(make([]byte, 0, 256), "SELECT "+sqliteColumns...)
-	for _, k := range q.Order[:len(q.Order)-1] {
-		b = append(append(b, ", "...), k.Field.Column...)
+	if keyed {
+		for _, k := range q.Order[:len(q.Order)-1] {
+			b = append(append(b, ", "...), k.Field.Column...)
+		}
 	}
 	b = append(b, " FROM inmuebles WHERE "...)
 	b, args = q.Where.AppendSQL(b, nil)
@@ -130,20 +152,61 @@ func findSQL(q *Query, part *query.Node) (text string, args []any) {
 	b, args = part.AppendSQL(b, args)
 	b = append(b, " ORDER BY "...)
 	b = q.Order.AppendSQL(b)
-	return string(append(b, " LIMIT ? OFFSET ?"...)), args
+	// A bare ? as the limit has SQLite plan the statement anew each time.
+	return string(append(b, " LIMIT ?+0 OFFSET ?"...)), args
 }
 
-// readRows adds rows to a page until it is full, and closes them.
-func readRows(ctx context.Context, rows *sqlx.Rows, page *Page, q *Query, order query.Order) error {
-	defer func() { _ = rows.Close() }() // an error of reading is rows.Err's
-	var id, owner string
-	var created, updated sql.NullInt64
-	var document sql.RawBytes // valid until the next row
-	into := []any{&id, &owner, &created, &updated, &document}
-	keys := make([]any, max(1, len(order)))
-	for i := range keys[:len(keys)-1] {
-		into = append(into, &keys[i])
+// sqliteRow is a row of sqliteColumns.
+type sqliteRow struct {
+	id, owner        string
+	created, updated sql.NullInt64
+	document         []byte
+}
+
+// keys are those of a row whose document is in our own form.
+func (r *sqliteRow) keys(order query.Order) ([]any, error) {
+	var m Inmueble
+	if err := m.parseStored(r.id, r.document); err != nil {
+		return nil, errNoKeys
 	}
+	m.Owner, m.CreatedAt, m.UpdatedAt = r.owner, fromMilli(r.created), fromMilli(r.updated)
+	keys := make([]any, len(order))
+	for i, k := range order {
+		if filterFields[k.Field.Name] != k.Field { // no member of ours
+			return nil, errNoKeys
+		}
+		keys[i] = m.filterValue(k.Field)
+		if k.Field.Kind != query.Date {
+			continue
+		}
+		// The key's own member, if it is there. A quotation mark within a text
+		// has a backslash before it.
+		if _, behind, found := bytes.Cut(r.document, []byte(recipes[fieldIndex[k.Field.Name]].key)); found {
+			text, _, ok := plainText(behind)
+			if !ok {
+				return nil, errNoKeys
+			}
+			keys[i] = string(text)
+		}
+	}
+	return keys, nil
+}
+
+// readRows adds rows to a page until it is full, and closes them. A row's keys
+// are behind its columns if keyed, and else taken out of its document.
+func readRows(ctx context.Context, rows *sqlx.Rows, page *Page, q *Query, keyed bool) error {
+	defer func() { _ = rows.Close() }() // an error of reading is rows.Err's
+	var r sqliteRow
+	var document sql.RawBytes // valid until the next row
+	into := []any{&r.id, &r.owner, &r.created, &r.updated, &document}
+	var keys []any
+	if keyed {
+		keys = make([]any, len(q.Order))
+		for i := range keys[:len(keys)-1] {
+			into = append(into, &keys[i])
+		}
+	}
+	met := page.met
 	for rows.Next() {
 		if page.met == q.Limit || page.size >= maxPageBytes {
 			page.More = true
@@ -152,14 +215,42 @@ func readRows(ctx context.Context, rows *sqlx.Rows, page *Page, q *Query, order 
 		if err := rows.Scan(into...); err != nil {
 			return sqliteError(ctx, "read", err)
 		}
-		keys[len(keys)-1] = id
-		if page.First == nil {
-			page.First = append([]any(nil), keys...)
+		own := page.addStored(q.Into, r.id, r.owner, r.created, r.updated, document)
+		page.Skip = 0
+		if keyed {
+			keys[len(keys)-1] = r.id
+			if page.First == nil {
+				page.First = append([]any(nil), keys...)
+			}
+			page.After = keys
+			continue
 		}
-		page.After, page.Skip = keys, 0
-		page.addStored(q.Into, id, owner, created, updated, document)
+		r.document = append(r.document[:0], document...)
+		switch {
+		case !own: // it matters only where it is the last: r.id alone is known of it then
+			r.document = r.document[:0]
+		case page.First == nil:
+			var err error
+			if page.First, err = r.keys(q.Order); err != nil {
+				return err
+			}
+		}
+		if page.First == nil {
+			return errNoKeys
+		}
 	}
-	return sqliteError(ctx, "read", rows.Err())
+	if err := rows.Err(); err != nil {
+		return sqliteError(ctx, "read", err)
+	}
+	if !keyed && page.met > met {
+		if len(r.document) == 0 {
+			return errNoKeys
+		}
+		var err error
+		page.After, err = r.keys(q.Order)
+		return err
+	}
+	return nil
 }
 
 // Count counts rows.

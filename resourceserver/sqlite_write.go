@@ -150,6 +150,9 @@ func (s *SQLite) Load(ctx context.Context, b Batch) (l Loaded, err error) {
 		if b.DryRun {
 			return errDryRun
 		}
+		if err := s.step(ctx, tx, &b, l); err != nil {
+			return err
+		}
 		return s.last(ctx, tx, b.Once)
 	})
 	if err != nil && !errors.Is(err, errDryRun) {

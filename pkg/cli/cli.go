@@ -55,7 +55,7 @@ type commands struct {
 	Resourceserver resourceserverCmd `cmd:"" help:"Run inmuebles: the properties API."`
 	VerifyProxy    verifyProxyCmd    `cmd:"" help:"Verify tokens for a reverse proxy: nginx, Traefik, Caddy."`
 	Migrate        migrateCmd        `cmd:"" help:"Bring the databases up to date and exit."`
-	Import         importCmd         `cmd:"" help:"Load inmuebles from a CSV or NDJSON file."`
+	Import         importCmd         `cmd:"" help:"Load inmuebles from a CSV, NDJSON or JSON file."`
 	Export         exportCmd         `cmd:"" help:"Write all inmuebles as CSV, NDJSON, JSON or GeoJSON."`
 	Seed           seedCmd           `cmd:"" help:"Store made-up inmuebles, to try things out."`
 	Users          usersCmd          `cmd:"" help:"Create, list and disable users; set a password."`

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,7 +13,7 @@ import (
 func TestDemo(t *testing.T) {
 	url := apiFile(t.TempDir())
 	for range 2 {
-		if err := seedDemo(t.Context(), url); err != nil {
+		if err := seedDemo(t.Context(), url, &catalogueFlag{}); err != nil {
 			t.Fatal(err)
 		}
 		p := newProgram(t, map[string]string{envAPIDatabase: url}, "export", "--format", "ndjson")
@@ -22,10 +23,45 @@ func TestDemo(t *testing.T) {
 	}
 }
 
+// TestSeedFitsTheCatalogue: what is made up has codes of the catalogue, by
+// both ways to have it stored.
+func TestSeedFitsTheCatalogue(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "codes.json")
+	if err := os.WriteFile(file, []byte(`{"property_type": [{"code": 2}, {"code": 40}], "boundary_id": [{"code": -7}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, store := range map[string]func(url string) error{
+		"demo": func(url string) error { return seedDemo(t.Context(), url, &catalogueFlag{file}) },
+		"seed": func(url string) error {
+			if p := newProgram(t, map[string]string{envAPIDatabase: url}, "seed", "500", "--catalogue", file); run(p.program) != exitOK {
+				return errors.New(p.err.String())
+			}
+			return nil
+		},
+	} {
+		url := apiFile(t.TempDir())
+		if err := store(url); err != nil {
+			t.Fatal(name, err)
+		}
+		counts := map[string]int{}
+		for _, filter := range []string{"", "property_type=2", "property_type=40", "boundary_id=-7", "boundary_id=is.null"} {
+			p := newProgram(t, map[string]string{envAPIDatabase: url}, "export", "--format", "ndjson", "--filter", filter)
+			if run(p.program) != exitOK {
+				t.Fatal(p.err)
+			}
+			counts[filter] = strings.Count(p.out.String(), "\n")
+		}
+		if counts["property_type=2"] == 0 || counts["property_type=40"] == 0 || counts[""] != 500 ||
+			counts["property_type=2"]+counts["property_type=40"] != 500 || counts["boundary_id=-7"]+counts["boundary_id=is.null"] != 500 {
+			t.Errorf("%s: %v", name, counts)
+		}
+	}
+}
+
 // TestExportFilter: the API's filters.
 func TestExportFilter(t *testing.T) {
 	url := apiFile(t.TempDir())
-	if err := seedDemo(t.Context(), url); err != nil {
+	if err := seedDemo(t.Context(), url, &catalogueFlag{}); err != nil {
 		t.Fatal(err)
 	}
 	p := newProgram(t, map[string]string{envAPIDatabase: url}, "export", "--filter", "listing_type=2&order=date.desc")
@@ -77,7 +113,7 @@ func TestCatalogue(t *testing.T) {
 	folder := t.TempDir()
 	env := map[string]string{envAPIDatabase: apiFile(folder)}
 	file, draft := filepath.Join(folder, "all.csv"), filepath.Join(folder, "catalogue.json")
-	if err := seedDemo(t.Context(), env[envAPIDatabase]); err != nil {
+	if err := seedDemo(t.Context(), env[envAPIDatabase], &catalogueFlag{}); err != nil {
 		t.Fatal(err)
 	}
 	command := func(want int, says string, args ...string) {

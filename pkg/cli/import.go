@@ -13,10 +13,10 @@ import (
 )
 
 type importCmd struct {
-	File  string `arg:"" placeholder:"FILE" help:"CSV or NDJSON file, or - for standard input."`
+	File  string `arg:"" placeholder:"FILE" help:"CSV, NDJSON or JSON file, or - for standard input."`
 	Owner string `placeholder:"USER-ID" help:"The user (id, not address) who will own the inmuebles. Without one only an admin can change them."`
 
-	Format      string `default:"auto" enum:"auto,csv,ndjson" placeholder:"auto" help:"csv or ndjson; by the first character if not set."`
+	Format      string `default:"auto" enum:"auto,csv,ndjson,json" placeholder:"auto" help:"csv, ndjson, or json for one array; by the first character if not set."`
 	Encoding    string `default:"auto" enum:"auto,utf-8,utf-16le,utf-16be,windows-1252,latin-1" placeholder:"auto" help:"utf-8, utf-16le, utf-16be, windows-1252 or latin-1; found out if not set."`
 	Delimiter   string `default:"auto" enum:"auto,comma,semicolon,tab" placeholder:"auto" help:"Of CSV: comma, semicolon or tab; by the header if not set."`
 	Coordinates string `default:"xy" enum:"xy,yx" placeholder:"xy" help:"Which comes first in the column coordinates: xy (longitude) or yx (latitude)."`
@@ -39,7 +39,7 @@ func (*importCmd) Help() string {
 	return `
 The file may be packed by gzip or zstd, and in UTF-8 (with or without a mark), UTF-16 or Windows-1252 (Latin-1).
 
-CSV: the first row names the columns, in any order and case: id_uda (becomes _id; one is made where it is empty), id (becomes other_id, letters and digits kept; a row without is skipped), coordinates "x,y" (or x_coord and y_coord, lon and lat), is_active, and the other fields by their names. Empty, null and none are null. Numbers may have a decimal comma. NDJSON: an object a line, with the fields by their names.
+CSV: the first row names the columns, in any order and case: id_uda (becomes _id; one is made where it is empty), id (becomes other_id, letters and digits kept; a row without is skipped), coordinates "x,y" (or x_coord and y_coord, lon and lat), is_active, and the other fields by their names. Empty, null and none are null. Numbers may have a decimal comma. NDJSON: an object a line, with the fields by their names. JSON: an array of such objects.
 
 Without --batch all rows are stored or none, also when it is interrupted or killed. With MongoDB that must be done within transactionLifetimeLimitSeconds (a minute unless set otherwise): use --batch for more. The same file a second time, with --on-duplicate skip or replace, changes nothing.`
 }
@@ -53,7 +53,7 @@ var onDuplicate = map[string]resourceserver.OnDuplicate{
 func (c *importCmd) options() resourceserver.ImportOptions {
 	return resourceserver.ImportOptions{
 		Owner: c.Owner, Now: time.Now(),
-		Format: map[string]string{"csv": resourceserver.FormatCSV, "ndjson": resourceserver.FormatNDJSON}[c.Format],
+		Format: map[string]string{"csv": resourceserver.FormatCSV, "ndjson": resourceserver.FormatNDJSON, "json": resourceserver.FormatJSON}[c.Format],
 		Encoding: map[string]string{
 			"utf-8": resourceserver.EncodingUTF8, "utf-16le": resourceserver.EncodingUTF16LE, "utf-16be": resourceserver.EncodingUTF16BE,
 			"windows-1252": resourceserver.EncodingWindows1252, "latin-1": resourceserver.EncodingWindows1252,
@@ -155,7 +155,7 @@ func (c *importCmd) open(p *program) (io.ReadCloser, int64, error) {
 	}
 	f, err := os.Open(c.File)
 	if err != nil {
-		return nil, 0, wrongSetting("FILE", "%s can't be read (%s); name a CSV or NDJSON file, or - for standard input", c.File, reason(err))
+		return nil, 0, wrongSetting("FILE", "%s can't be read (%s); name a CSV, NDJSON or JSON file, or - for standard input", c.File, reason(err))
 	}
 	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
 		return f, info.Size(), nil

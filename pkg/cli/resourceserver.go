@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -46,7 +47,22 @@ type resourceserverCmd struct {
 type inmueblesFlags struct {
 	RequireIfMatch bool `env:"URBANDATA_API_REQUIRE_IF_MATCH" help:"Refuse a PUT, PATCH or DELETE without If-Match (428), so that nobody overwrites what they haven't seen. (${env})"`
 
+	ImportMaxMB int64         `name:"import-max-mb" default:"512" placeholder:"N" env:"URBANDATA_API_IMPORT_MAX_MB" help:"How large a file may be that is imported over HTTP, in MiB, as it is sent. (${env}, ${default})"`
+	ImportKeep  time.Duration `default:"168h" env:"URBANDATA_API_IMPORT_KEEP" help:"How long what became of an import over HTTP can be looked at. (${env}, ${default})"`
+
 	catalogueFlag `embed:""`
+}
+
+// limits are those of imports over HTTP.
+func (f *inmueblesFlags) limits() (resourceserver.ImportLimits, error) {
+	const most = 1 << 20 // MiB
+	if f.ImportMaxMB < 1 || f.ImportMaxMB > most {
+		return resourceserver.ImportLimits{}, wrongSetting("--import-max-mb (URBANDATA_API_IMPORT_MAX_MB)", "%d is not from 1 to %d", f.ImportMaxMB, most)
+	}
+	if f.ImportKeep < time.Minute {
+		return resourceserver.ImportLimits{}, wrongSetting("--import-keep (URBANDATA_API_IMPORT_KEEP)", "%s is less than a minute", f.ImportKeep)
+	}
+	return resourceserver.ImportLimits{MaxBytes: f.ImportMaxMB << 20, Keep: f.ImportKeep}, nil
 }
 
 // catalogueFlag is the setting of whatever takes codes in.
@@ -156,6 +172,10 @@ func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, ur
 	if err != nil {
 		return err
 	}
+	limits, err := f.limits()
+	if err != nil {
+		return err
+	}
 	verifier, err := verify.New(o)
 	if err != nil {
 		return wrongSetting("--jwks-url (URBANDATA_API_JWKS_URL), --audience (URBANDATA_API_AUDIENCE) or --verifier-name (URBANDATA_API_VERIFIER_NAME)", "%s", err)
@@ -173,11 +193,12 @@ func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, ur
 	server, err := resourceserver.New(resourceserver.Options{
 		Store: store, Verifier: verifier, Log: g.log, Metrics: g.metrics, Version: version(), Origins: origins,
 		RequireIfMatch: f.RequireIfMatch, CursorKey: cursorKey, Catalogues: catalogues,
+		Jobs: store, Imports: limits,
 	})
 	if err != nil {
 		return err
 	}
-	g.background = append(g.background, verifier.Run)
+	g.background = append(g.background, verifier.Run, server.Run)
 	if m, ok := store.(*resourceserver.Mongo); ok {
 		g.background = append(g.background, m.Run)
 	}
@@ -188,6 +209,7 @@ func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, ur
 // inmueblesStore is a store with the secret that its servers share.
 type inmueblesStore interface {
 	resourceserver.Store
+	resourceserver.JobStore
 	CursorKey(ctx context.Context) ([]byte, error)
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/urbandata/urbandata/keys"
 	"github.com/urbandata/urbandata/migrations"
 	"github.com/urbandata/urbandata/pkg/verify"
+	"github.com/urbandata/urbandata/resourceserver"
 )
 
 type upCmd struct {
@@ -62,7 +63,7 @@ func (c *upCmd) Run(p *program, l *logging) error {
 	}
 	err = g.addAuthn(p, &c.authnFlags, c.Issuer, authFile(c.DataDir), sealer, auth, c.Drain, console{p.stdout})
 	if err == nil && c.Demo {
-		err = seedDemo(p.ctx, apiFile(c.DataDir))
+		err = seedDemo(p.ctx, apiFile(c.DataDir), &c.catalogueFlag)
 	}
 	if err == nil {
 		err = g.addInmuebles(p, verify.Options{
@@ -80,12 +81,16 @@ func (c *upCmd) Run(p *program, l *logging) error {
 // demoSize is how many inmuebles --demo makes up.
 const demoSize = 500
 
-func seedDemo(ctx context.Context, url string) error {
+func seedDemo(ctx context.Context, url string, f *catalogueFlag) error {
+	catalogues, err := f.read()
+	if err != nil {
+		return err
+	}
 	store, closer, err := openInmuebles(ctx, url)
 	if err != nil {
 		return err
 	}
-	_, err = seed(ctx, store, 1, demoSize, "")
+	_, err = seed(ctx, store, catalogues.Fit(resourceserver.Samples(1, demoSize, "")))
 	return errors.Join(err, closer())
 }
 

@@ -3,6 +3,7 @@ package i18n_test
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
 	"maps"
 	"os"
 	"path/filepath"
@@ -12,10 +13,14 @@ import (
 	"testing"
 )
 
+var fill = flag.Bool("fill", false, "put what a language lacks into its file, to be translated there")
+
 // TestComplete fails for every message of the program that a language has no
-// translation of, and prints the lines that its file lacks. It fails too for a
-// translation of what nobody says, for one with other verbs than the English,
-// and for a text in the source that it can't follow.
+// translation of, and prints the lines that its file lacks; with -fill it puts
+// them into the file, to be translated there, and takes out what nobody says
+// any more. It fails too for a translation of what nobody says, for one with
+// other verbs than the English, and for a text in the source that it can't
+// follow.
 func TestComplete(t *testing.T) {
 	s := readSource(t)
 	slices.Sort(s.faults)
@@ -35,6 +40,9 @@ func TestComplete(t *testing.T) {
 }
 
 func complete(t *testing.T, s *source, file string) {
+	if *fill {
+		fillIn(t, s, file)
+	}
 	translations := readTranslations(t, file)
 	var lacking bytes.Buffer
 	for _, english := range slices.Sorted(maps.Keys(s.messages)) {
@@ -71,8 +79,35 @@ func complete(t *testing.T, s *source, file string) {
 // sameInAll are messages that a translation may leave as they are.
 var sameInAll = map[string]bool{}
 
-// readTranslations reads a language's file, which is in order so that two
-// people's changes seldom meet.
+// fillIn writes a language's file anew, in order.
+func fillIn(t *testing.T, s *source, file string) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var had map[string]any
+	if err := json.Unmarshal(text, &had); err != nil {
+		t.Fatal(err)
+	}
+	has := map[string]any{} // which is written in the order of the keys
+	for english := range s.messages {
+		if has[english] = had[english]; has[english] == nil {
+			has[english] = ""
+		}
+	}
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(has); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, out.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// readTranslations reads a language's file.
 func readTranslations(t *testing.T, file string) map[string][]string {
 	t.Helper()
 	text, err := os.ReadFile(file)

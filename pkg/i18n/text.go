@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Text is a message: a constant sentence in English, or what [Textf] returns.
@@ -133,6 +134,16 @@ func (t Text) String() string { return english.Say(t) }
 func (t Text) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
 var english = &Language{Tag: English}
+
+// Date is a day: "2 January 2006" in English.
+func Date(t time.Time) Text {
+	return Textf("%d %s %d", t.Day(), months[t.Month()-1], t.Year())
+}
+
+var months = [...]Text{
+	"January", "February", "March", "April", "May", "June",
+	"July", "August", "September", "October", "November", "December",
+}
 
 // Foreign makes a text of a sentence that another package has found: huma, the
 // names of statuses, pkg/verify. The test of the catalogue knows who calls it,

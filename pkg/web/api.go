@@ -118,6 +118,12 @@ func NewAPI(info Info) *API {
 	return a
 }
 
+// AsSent marks an operation that judges the charset and the content coding of
+// its body itself: Operation{Metadata: web.AsSent}.
+var AsSent = map[string]any{asSentKey: true}
+
+const asSentKey = "urbandata.as-sent"
+
 func (a *API) checkGuard(ctx huma.Context, next func(huma.Context)) {
 	if a.guard == nil {
 		next(ctx)
@@ -140,13 +146,14 @@ func (a *API) checkMediaType(ctx huma.Context, next func(huma.Context)) {
 	if body != nil && (body.Required || r.ContentLength != 0) {
 		mediaType, params, err := mime.ParseMediaType(ctx.Header("Content-Type"))
 		charset := strings.ToLower(params["charset"])
-		if _, ok := body.Content[mediaType]; err != nil || !ok || charset != "" && charset != "utf-8" {
+		asSent := ctx.Operation().Metadata[asSentKey] != nil
+		if _, ok := body.Content[mediaType]; err != nil || !ok || charset != "" && charset != "utf-8" && !asSent {
 			want := slices.Sorted(maps.Keys(body.Content))
 			a.Fail(ctx, NewProblem(http.StatusUnsupportedMediaType, "unsupported_media_type",
 				i18n.Textf("Content-Type must be %s.", i18n.Or(want))).With("Accept", strings.Join(want, ", ")))
 			return
 		}
-		if coding := ctx.Header("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
+		if coding := ctx.Header("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") && !asSent {
 			a.Fail(ctx, NewProblem(http.StatusUnsupportedMediaType, "unsupported_content_coding",
 				"The body must not be compressed.").With("Accept-Encoding", "identity"))
 			return

@@ -316,7 +316,7 @@ func fieldError(d *huma.ErrorDetail) FieldError {
 	if i := strings.IndexByte(in, '['); i >= 0 { // "body[0].title"
 		in, rest = in[:i], d.Location[i:]
 	}
-	message := i18n.Foreign(d.Message)
+	message := reword(d.Message)
 	switch in {
 	case "query", "path":
 		return AtParameter(rest, message)
@@ -341,6 +341,18 @@ func fieldError(d *huma.ErrorDetail) FieldError {
 		message = i18n.Foreign(strings.TrimSuffix(format, parsersText))
 	}
 	return AtMember(pointer, message)
+}
+
+// reword is huma's message about a parameter without the text of a parser, which
+// may tell of the value.
+func reword(message string) i18n.Text {
+	if strings.HasPrefix(message, "invalid value: ") {
+		return "is not valid"
+	}
+	if layout, ok := strings.CutPrefix(message, "invalid date/time for format "); ok {
+		return i18n.Textf("must be a time, written as %s", layout)
+	}
+	return i18n.Foreign(message)
 }
 
 // parsersText is where huma puts the text of a parser, which is about the value.

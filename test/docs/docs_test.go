@@ -115,7 +115,7 @@ var (
 )
 
 // foreign are the flags of other programs that the documents name.
-var foreign = map[string]string{"--build": "docker compose up", "--wait": "docker compose up", "--rm": "docker compose run", "--data-urlencode": "curl"}
+var foreign = map[string]string{"--build": "docker compose up", "--wait": "docker compose up", "--rm": "docker compose run", "--data-urlencode": "curl", "--data-binary": "curl"}
 
 // TestEverythingNamedExists: commands, flags and variables.
 func TestEverythingNamedExists(t *testing.T) {

@@ -145,17 +145,20 @@ func (p *postgres) start() {
 	})
 }
 
-// kill kills every process of the server: the first one, and, where the system
-// tells them in /proc, its children, who would go by themselves a moment later.
+// kill kills every process of the server: the first one and, where the system
+// tells them in /proc, its children. They would go by themselves a moment
+// later, but for one that waits for a lock of another that was killed: it waits
+// for ever, and no server starts on its data again. The first is stopped
+// before, so that it makes no more meanwhile.
 func (p *postgres) kill() {
 	if p.cmd == nil {
 		return
 	}
-	children := childrenOf(p.cmd.Process.Pid)
-	_ = p.cmd.Process.Kill() // it may have ended
-	for _, pid := range children {
+	_ = p.cmd.Process.Signal(syscall.SIGSTOP) // it may have ended
+	for _, pid := range childrenOf(p.cmd.Process.Pid) {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
+	_ = p.cmd.Process.Kill()
 	<-p.done
 	p.cmd = nil
 }
