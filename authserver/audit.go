@@ -245,7 +245,7 @@ func (a *Accounts) runAudit(ctx context.Context, failed func(error)) {
 			}
 			return
 		case <-tick.C:
-			if err := a.SettleAudit(ctx); err != nil && ctx.Err() == nil {
+			if err := a.SettleAudit(ctx); err != nil && !isAborted(err) && ctx.Err() == nil { // another replica has done it
 				failed(err)
 			}
 		}

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/urbandata/urbandata/pkg/audit"
 	"github.com/urbandata/urbandata/pkg/cli/database"
 	"github.com/urbandata/urbandata/pkg/token"
@@ -283,6 +285,47 @@ func TestConcurrentLoginsAreOneChain(t *testing.T) {
 		}
 		t.Logf("%d of %d logins, one chain", n, logins)
 	})
+}
+
+// Where every transaction is SERIALIZABLE, acts and those who settle don't undo
+// each other for good: what was answered is in the chain.
+func TestAuditWhereAllIsSerializable(t *testing.T) {
+	_, db, _ := serializable(t)
+	a := newAuthn(t, db)
+	ana, _ := a.register("ana@ejemplo.example")["id"].(string)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	done := 0
+	for i := range 60 {
+		wg.Go(func() {
+			if i%6 == 5 {
+				if err := a.accounts.SettleAudit(t.Context()); err != nil && !isAborted(err) {
+					t.Error(err)
+				}
+				return
+			}
+			err := a.store.enqueueRecorded(t.Context(), &outboxRow{ID: uuid.NewString(), Kind: mailVerify, Dedupe: fmt.Sprint(i)}, a.clock.Now(),
+				act{what: actEmailRequested, whom: userName(ana)})
+			if err != nil && !isAborted(err) {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				done++
+			}
+		})
+	}
+	wg.Wait()
+	got := 0
+	for _, e := range a.audited() {
+		if e.Action == actEmailRequested {
+			got++
+		}
+	}
+	if got != done || done < 25 {
+		t.Errorf("%d of 50 acts were answered, %d are in the audit", done, got)
+	}
 }
 
 // A flood of refusals fills no disk, and none is lost from the counts.
