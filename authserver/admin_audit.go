@@ -36,9 +36,9 @@ type AuditEntry struct {
 type auditInput struct {
 	Accept  string    `header:"Accept" doc:"application/json, or application/x-ndjson for one entry a line"`
 	Log     string    `query:"log" enum:"accounts,keys" default:"accounts"`
-	Actor   string    `query:"actor" maxLength:"200" doc:"Who, as entries have it, or the id of a user or client"`
+	Actor   string    `query:"actor" minLength:"1" maxLength:"200" doc:"Who, as entries have it, or the id of a user or client"`
 	Action  string    `query:"action" maxLength:"100" pattern:"^[a-z_.]+$" doc:"What" example:"login.failed"`
-	Subject string    `query:"subject" maxLength:"220" doc:"Whom, as entries have it, or the id of a user or client"`
+	Subject string    `query:"subject" minLength:"1" maxLength:"220" doc:"Whom, as entries have it, or the id of a user or client"`
 	Since   time.Time `query:"since" doc:"From this moment on"`
 	Until   time.Time `query:"until" doc:"Before this moment"`
 	Order   string    `query:"order" enum:"desc,asc" default:"desc" doc:"desc: the newest first"`

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -110,11 +111,11 @@ func (s *Server) listClients(ctx context.Context, in *clientsInput) (*clientsOut
 type createClientInput struct {
 	IdempotencyKey string `header:"Idempotency-Key" maxLength:"255" pattern:"^[!-~]+$" doc:"A text of your own, the same for a repeated request: it is then carried out once"`
 	Body           struct {
-		Name      string   `json:"name" minLength:"1" maxLength:"150" doc:"What people call it" example:"nightly report"`
-		Grants    []string `json:"grants,omitempty" enum:"client_credentials,refresh_token" minItems:"1" maxItems:"2" uniqueItems:"true" doc:"client_credentials if absent"`
-		Scope     string   `json:"scope" minLength:"1" maxLength:"500" doc:"What it may ask for, separated by spaces" example:"inmuebles:read"`
-		Audiences []string `json:"audiences,omitempty" minItems:"1" maxItems:"100" doc:"Whom its tokens may be for; inmuebles if absent"`
-		JWKS      jwks     `json:"jwks,omitempty" doc:"Its public keys (RFC 7517): it signs assertions (private_key_jwt) and has no secret"`
+		Name      string         `json:"name" minLength:"1" maxLength:"150" pattern:"^[^\\x00-\\x1f\\x7f-\\x9f]+$" doc:"What people call it" example:"nightly report"`
+		Grants    []string       `json:"grants,omitempty" enum:"client_credentials,refresh_token" minItems:"1" maxItems:"10" doc:"client_credentials if absent"`
+		Scope     scopeText      `json:"scope" doc:"What it may ask for, separated by spaces" example:"inmuebles:read"`
+		Audiences []audienceText `json:"audiences,omitempty" minItems:"1" maxItems:"100" doc:"Whom its tokens may be for; inmuebles if absent"`
+		JWKS      jwks           `json:"jwks,omitempty" doc:"Its public keys (RFC 7517): it signs assertions (private_key_jwt) and has no secret"`
 	}
 }
 
@@ -131,7 +132,47 @@ func (j *jwks) UnmarshalJSON(b []byte) error {
 
 // Schema is that of a key set.
 func (jwks) Schema(huma.Registry) *huma.Schema {
-	return &huma.Schema{Type: huma.TypeObject, AdditionalProperties: true}
+	one, most := 1, maxClientKeys
+	return &huma.Schema{
+		Type: huma.TypeObject, AdditionalProperties: true, Required: []string{"keys"},
+		Properties: map[string]*huma.Schema{"keys": {
+			Type: huma.TypeArray, MinItems: &one, MaxItems: &most, Items: &huma.Schema{
+				Type: huma.TypeObject, AdditionalProperties: true, Required: []string{"kty"},
+				Properties: map[string]*huma.Schema{"kty": {Type: huma.TypeString, Enum: []any{"RSA", "EC", "OKP"}}},
+			},
+		}},
+	}
+}
+
+// scopeText is names of scopes with single spaces between.
+type scopeText string
+
+// Schema names them.
+func (scopeText) Schema(huma.Registry) *huma.Schema {
+	one, most := 1, 500
+	name := "(" + strings.Join(token.Scopes(), "|") + ")"
+	s := &huma.Schema{Type: huma.TypeString, MinLength: &one, MaxLength: &most, Pattern: "^" + name + "( " + name + ")*$"}
+	s.PrecomputeMessages()
+	return s
+}
+
+// audienceText is the name of an audience.
+type audienceText string
+
+// Schema is as validAudience wants it.
+func (audienceText) Schema(huma.Registry) *huma.Schema {
+	one, most := 1, maxAudience
+	s := &huma.Schema{Type: huma.TypeString, MinLength: &one, MaxLength: &most, Pattern: "^[!-~]+$"}
+	s.PrecomputeMessages()
+	return s
+}
+
+// texts are nil for nil.
+func texts(names []audienceText) (all []string) {
+	for _, name := range names {
+		all = append(all, string(name))
+	}
+	return all
 }
 
 type createdClientOutput struct {
@@ -163,7 +204,7 @@ func (s *Server) createClient(ctx context.Context, in *createClientInput) (*crea
 				return s.sealSecret(ctx, client, secret)
 			}
 			client, secret, err := s.clients.Create(acting, NewClient{
-				ID: id, Name: b.Name, Grants: b.Grants, Scope: token.ParseScope(b.Scope), Audiences: b.Audiences, JWKS: b.JWKS.text,
+				ID: id, Name: b.Name, Grants: b.Grants, Scope: token.ParseScope(string(b.Scope)), Audiences: texts(b.Audiences), JWKS: b.JWKS.text,
 			})
 			if err != nil {
 				return nil, err
@@ -213,12 +254,12 @@ func (s *Server) getClient(ctx context.Context, in *clientInput) (*clientOutput,
 type changeClientInput struct {
 	ID   string `path:"id" maxLength:"64" pattern:"^[!-~]+$"`
 	Body struct {
-		Name      *string  `json:"name,omitempty" minLength:"1" maxLength:"150"`
-		Grants    []string `json:"grants,omitempty" enum:"client_credentials,refresh_token" minItems:"1" maxItems:"2" uniqueItems:"true"`
-		Scope     *string  `json:"scope,omitempty" minLength:"1" maxLength:"500"`
-		Audiences []string `json:"audiences,omitempty" minItems:"1" maxItems:"100"`
-		JWKS      jwks     `json:"jwks,omitempty" doc:"Of a client with keys: the ones that take their place"`
-		Disabled  *bool    `json:"disabled,omitempty"`
+		Name      *string        `json:"name,omitempty" minLength:"1" maxLength:"150" pattern:"^[^\\x00-\\x1f\\x7f-\\x9f]+$"`
+		Grants    []string       `json:"grants,omitempty" enum:"client_credentials,refresh_token" minItems:"1" maxItems:"10"`
+		Scope     *scopeText     `json:"scope,omitempty"`
+		Audiences []audienceText `json:"audiences,omitempty" minItems:"1" maxItems:"100"`
+		JWKS      jwks           `json:"jwks,omitempty" doc:"Of a client with keys: the ones that take their place"`
+		Disabled  *bool          `json:"disabled,omitempty"`
 	} `contentType:"application/merge-patch+json"`
 }
 
@@ -228,9 +269,9 @@ func (s *Server) changeClient(ctx context.Context, in *changeClientInput) (*clie
 		return nil, err
 	}
 	b := in.Body
-	change := ClientChange{Name: b.Name, Grants: b.Grants, Audiences: b.Audiences, JWKS: b.JWKS.text, Disabled: b.Disabled}
+	change := ClientChange{Name: b.Name, Grants: b.Grants, Audiences: texts(b.Audiences), JWKS: b.JWKS.text, Disabled: b.Disabled}
 	if b.Scope != nil {
-		change.Scope = token.ParseScope(*b.Scope)
+		change.Scope = token.ParseScope(string(*b.Scope))
 	}
 	client, err := s.clients.Change(c.acting(ctx), in.ID, change)
 	if err != nil {
@@ -330,7 +371,7 @@ func (s *Server) listAudiences(ctx context.Context, _ *struct{}) (*audiencesOutp
 type createAudienceInput struct {
 	Body struct {
 		Name      string `json:"name" minLength:"1" maxLength:"200" pattern:"^[!-~]+$" doc:"The aud of its tokens" example:"https://maps.example"`
-		Alg       string `json:"alg,omitempty" enum:"RS256,EdDSA,ES256,PS256" doc:"One of which this server has keys; RS256 if absent"`
+		Alg       string `json:"alg,omitempty" enum:"RS256,EdDSA" doc:"RS256 if absent"`
 		Type      string `json:"typ,omitempty" enum:"at+jwt,JWT" doc:"at+jwt if absent; JWT for Nimbus and Spring Security with their defaults"`
 		TokenLife int    `json:"token_life,omitempty" minimum:"0" maximum:"86400" doc:"Seconds; 0 for the server's, and never longer than that"`
 		ForUsers  *bool  `json:"for_users,omitempty" doc:"Whether users may ask for its tokens; true if absent"`

@@ -145,10 +145,19 @@ func (a *Accounts) Change(ctx context.Context, id string, c UserChange) (*AdminU
 	if c.Roles != nil && len(c.Roles) == 0 {
 		return nil, &FieldError{"roles", "must name a role"}
 	}
-	for i, r := range c.Roles {
-		if !r.Valid() || slices.Contains(c.Roles[:i], r) {
+	for _, r := range c.Roles {
+		if !r.Valid() {
 			return nil, &FieldError{"roles", i18n.Textf("must be of %s", joinRoles(token.Roles(), ", "))}
 		}
+	}
+	if c.Roles != nil { // a set
+		set := []token.Role{}
+		for _, r := range c.Roles {
+			if !slices.Contains(set, r) {
+				set = append(set, r)
+			}
+		}
+		c.Roles = set
 	}
 	row, err := a.store.changeUser(ctx, id, c, a.now())
 	if err != nil {
@@ -208,7 +217,7 @@ func (a *Accounts) sendReset(ctx context.Context, id string) error {
 }
 
 type usersInput struct {
-	Email  string     `query:"email" maxLength:"254" doc:"What the address begins with, without regard to case" example:"ana@"`
+	Email  string     `query:"email" minLength:"1" maxLength:"254" doc:"What the address begins with, without regard to case" example:"ana@"`
 	Role   token.Role `query:"role" enum:"viewer,user,editor,admin"`
 	State  UserState  `query:"state" enum:"enabled,disabled,deleted"`
 	Limit  int        `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"How many at most"`
@@ -258,7 +267,7 @@ func (s *Server) getUser(ctx context.Context, in *userInput) (*adminUserOutput, 
 type changeUserInput struct {
 	ID   uuid.UUID `path:"id" format:"uuid"`
 	Body struct {
-		Roles    []token.Role `json:"roles,omitempty" enum:"viewer,user,editor,admin" minItems:"1" maxItems:"4" uniqueItems:"true" doc:"All that the user is to have"`
+		Roles    []token.Role `json:"roles,omitempty" enum:"viewer,user,editor,admin" minItems:"1" maxItems:"10" doc:"All that the user is to have"`
 		Disabled *bool        `json:"disabled,omitempty" doc:"true ends the sessions, too; false brings back an account that is deleted"`
 	} `contentType:"application/merge-patch+json"`
 }

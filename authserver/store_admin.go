@@ -37,7 +37,7 @@ func (s *Store) findUsers(ctx context.Context, f UserFilter) ([]userRow, error) 
 	if f.Before == "" {
 		args[0] = uuid.Max.String()
 	}
-	if prefix := foldEmail(f.Email); prefix != "" {
+	if prefix := foldEmail(strings.ToValidUTF8(f.Email, "\ufffd")); prefix != "" {
 		bytes := "" // SQLite compares so by itself
 		if s.read.DriverName() == "postgres" {
 			bytes = ` COLLATE "C"`
