@@ -94,8 +94,10 @@ func (s *Server) readAudit(ctx context.Context, in *auditInput) (*auditOutput, e
 			}
 			return t.Format(time.RFC3339Nano)
 		}
-		out.Link = nextLink("/admin/audit", "log", in.Log, "actor", in.Actor, "action", in.Action, "subject", in.Subject, "since", stamp(in.Since),
-			"until", stamp(in.Until), "order", in.Order, "cursor", fmt.Sprint(entries[in.Limit-1].Seq), "limit", fmt.Sprint(in.Limit))
+		out.Link = nextLink("/admin/audit", map[string]string{
+			"log": in.Log, "actor": in.Actor, "action": in.Action, "subject": in.Subject, "since": stamp(in.Since), "until": stamp(in.Until),
+			"order": in.Order, "cursor": fmt.Sprint(entries[in.Limit-1].Seq), "limit": fmt.Sprint(in.Limit),
+		})
 	}
 	if negotiation.SelectQValue(strings.ToLower(in.Accept), []string{"application/json", typeNDJSON}) == typeNDJSON {
 		out.ContentType = typeNDJSON

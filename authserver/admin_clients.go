@@ -103,7 +103,7 @@ func (s *Server) listClients(ctx context.Context, in *clientsInput) (*clientsOut
 		out.Body[i] = adminClient(&clients[i])
 	}
 	if len(clients) > in.Limit {
-		out.Link = nextLink("/admin/clients", "after", clients[in.Limit-1].ID, "limit", fmt.Sprint(in.Limit))
+		out.Link = nextLink("/admin/clients", map[string]string{"after": clients[in.Limit-1].ID, "limit": fmt.Sprint(in.Limit)})
 	}
 	return out, nil
 }

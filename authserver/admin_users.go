@@ -241,8 +241,10 @@ func (s *Server) listUsers(ctx context.Context, in *usersInput) (*usersOutput, e
 	out := &usersOutput{CacheControl: "no-store", Body: users}
 	if len(users) > in.Limit {
 		out.Body = users[:in.Limit]
-		out.Link = nextLink("/admin/users", "email", in.Email, "role", string(in.Role), "state", string(in.State),
-			"before", out.Body[in.Limit-1].ID, "limit", fmt.Sprint(in.Limit))
+		out.Link = nextLink("/admin/users", map[string]string{
+			"email": in.Email, "role": string(in.Role), "state": string(in.State),
+			"before": out.Body[in.Limit-1].ID, "limit": fmt.Sprint(in.Limit),
+		})
 	}
 	return out, nil
 }

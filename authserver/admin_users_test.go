@@ -572,7 +572,9 @@ func testAdminNonsense(t *testing.T, db *database.SQL) {
 		}
 	}
 	for _, tc := range []struct{ path, want string }{
-		{"/admin/audit?actor=%00&subject=%00", "[]"}, {"/admin/users?email=%00", "[]"}, {"/admin/users?email=%ff", "[]"},
+		{"/admin/audit?actor=%00&subject=%00", "[]"},
+		{"/admin/users?email=%00", "[]"},
+		{"/admin/users?email=%ff", "[]"},
 		{"/admin/audit?actor=%ff", "[]"},
 	} {
 		if w := a.call("GET", tc.path, admin, nil); w.Code >= 500 || tc.want != "" && strings.TrimSpace(w.Body.String()) != tc.want {

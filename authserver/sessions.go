@@ -99,17 +99,17 @@ func (s *Server) sessionsPage(ctx context.Context, c *caller, path string, in *s
 	}
 	out := &sessionsOutput{CacheControl: "no-store", Body: sessions}
 	if more {
-		out.Link = nextLink(path, "before", sessions[len(sessions)-1].ID, "limit", strconv.Itoa(in.Limit))
+		out.Link = nextLink(path, map[string]string{"before": sessions[len(sessions)-1].ID, "limit": strconv.Itoa(in.Limit)})
 	}
 	return out, nil
 }
 
 // nextLink leads to the next page, by the parameters that have a value.
-func nextLink(path string, params ...string) string {
+func nextLink(path string, params map[string]string) string {
 	query := url.Values{}
-	for i := 0; i < len(params); i += 2 {
-		if params[i+1] != "" {
-			query.Set(params[i], params[i+1])
+	for name, value := range params {
+		if value != "" {
+			query.Set(name, value)
 		}
 	}
 	return "<" + path + "?" + query.Encode() + `>; rel="next"`

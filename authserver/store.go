@@ -399,7 +399,7 @@ func (s *Store) end(ctx context.Context, id uuid.UUID, reason string, now time.T
 	return again(func() error {
 		return s.transaction(ctx, func(tx *sqlx.Tx) error {
 			var userID string
-			err := tx.StmtxContext(ctx, s.endSession).GetContext(ctx, &userID, now.UnixMilli(), reason, id.String())
+			err := tx.StmtxContext(ctx, s.endSession).GetContext(ctx, &userID, now.UnixMilli(), reason, id.String()) //nolint:sqlclosecheck // it goes with the transaction
 			if errors.Is(err, sql.ErrNoRows) {
 				return nil
 			}

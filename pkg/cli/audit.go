@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -207,7 +206,7 @@ func (c *auditVerifyCmd) Run(p *program) error {
 }
 
 func (c *auditVerifyCmd) verifyFile(p *program, after, known *audit.Head) (audit.Head, error) {
-	var file io.Reader = p.stdin
+	file := p.stdin
 	if c.File != "-" {
 		f, err := os.Open(c.File)
 		if err != nil {

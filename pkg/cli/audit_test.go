@@ -53,8 +53,13 @@ func TestAudit(t *testing.T) {
 		args string
 		want int
 	}{
-		{"--subject " + id, 6}, {"--action user.disabled", 1}, {"--since 2020-01-01 --until 2020-01-02T00:00:00Z", 0},
-		{"--since 2020-01-01", 8}, {"--actor nobody", 0}, {"--after " + head, 0}, {"--log keys", 0},
+		{"--subject " + id, 6},
+		{"--action user.disabled", 1},
+		{"--since 2020-01-01 --until 2020-01-02T00:00:00Z", 0},
+		{"--since 2020-01-01", 8},
+		{"--actor nobody", 0},
+		{"--after " + head, 0},
+		{"--log keys", 0},
 	} {
 		if got := strings.Count(command("", 0, append([]string{"audit", "export"}, strings.Fields(tc.args)...)...).out.String(), "\n"); got != tc.want {
 			t.Errorf("%s: %d entries, want %d", tc.args, got, tc.want)
