@@ -270,6 +270,9 @@ func rawAsJSON(b []byte, document bson.Raw) []byte {
 			panic("broken BSON")
 		}
 		rest = behind
+		if e.Value().Type == bson.TypeArray { // the words, which are in no answer
+			continue
+		}
 		b = append(append(append(b, next, '"'), e.KeyBytes()...), `":`...)
 		switch v := e.Value(); v.Type {
 		case bson.TypeString:

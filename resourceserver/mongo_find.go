@@ -24,6 +24,7 @@ var mongoIndexes = []mongo.IndexModel{
 	{Keys: bson.D{{Key: "owner", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "other_id", Value: 1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "x_coord", Value: -1}, {Key: "_id", Value: 1}, {Key: "y_coord", Value: 1}}},
+	{Keys: bson.D{{Key: query.WordsPath, Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 }
 
 // Prepare makes the indexes that are missing, while others read and write,
@@ -134,12 +135,12 @@ func withTextID(where *query.Node) bson.D {
 	return bson.D{{Key: "$and", Value: bson.A{where.Mongo(), text}}}
 }
 
-// Find asks for one document more than wanted, to learn whether there are
+// find asks for one document more than wanted, to learn whether there are
 // more, and for all in one batch: the server's first batch is of 101 and a
 // second one costs a round trip. With the batch as large as the limit the
 // server would keep the cursor open, to be closed in a second trip: it is one
 // larger.
-func (s *Mongo) Find(ctx context.Context, q Query) (page Page, err error) {
+func (s *Mongo) find(ctx context.Context, q Query) (page Page, err error) {
 	if err := s.sweepFor(ctx, &q); err != nil {
 		return Page{}, err
 	}
