@@ -73,7 +73,7 @@ func (s *Server) registerWellKnown() error {
 		Scopes:              token.Scopes(),
 		ServiceDoc:          s.issuer.url + "/docs",
 		ClaimsSupported:     []string{"iss", "sub", "aud", "client_id", "exp", "iat", "jti", "sid", "scope", "roles", "auth_time", "acr", "amr"},
-		GrantTypesSupported: []string{GrantClientCredentials, GrantRefreshToken},
+		GrantTypesSupported: []string{GrantClientCredentials, GrantRefreshToken, GrantTokenExchange},
 		ACRValues:           []string{token.ACRSingleFactor, token.ACRTwoFactors},
 		TokenEndpoint:       s.issuer.url + tokenPath, TokenAuth: public, TokenAuthAlgs: assertions,
 		RevocationEndpoint: s.issuer.url + revokePath, RevocationAuth: public, RevocationAuthAlgs: assertions,
