@@ -277,12 +277,11 @@ func (a *Accounts) SetPassword(ctx context.Context, email, password string) erro
 	return a.store.setPassword(ctx, user.EmailKey, hash, a.now())
 }
 
-// Disable keeps a user from logging in and ends the user's sessions. Access
-// tokens that are out stay valid until they expire: verifiers don't ask. It
-// returns [ErrNoUser] when nobody has the address.
+// Disable is [Accounts.Change] for the user of an address, whom it disables.
 func (a *Accounts) Disable(ctx context.Context, email string) error {
-	ctx = operating(ctx)
-	return a.store.disable(ctx, foldEmail(email), a.now())
+	disabled := true
+	_, err := a.ChangeByEmail(ctx, email, UserChange{Disabled: &disabled})
+	return err
 }
 
 // grant is a session with its current refresh token: all that is needed to

@@ -411,7 +411,7 @@ func TestAPITokenRequests(t *testing.T) {
 		a.answered(a.post(tokenPath, client.ID, secret, form), 400, "unauthorized_client")
 		a.answered(a.post(tokenPath, client.ID, "wrong", form), 401, "invalid_client")
 		a.answered(a.post(tokenPath, "", "", url.Values{"grant_type": {GrantRefreshToken}, "refresh_token": {text}}), 400, "invalid_grant")
-		if err := a.clients.AddAudience(t.Context(), RegisteredAudience{Name: "closed", Alg: "EdDSA", Type: token.TypeAccess}); err != nil {
+		if _, err := a.clients.AddAudience(t.Context(), RegisteredAudience{Name: "closed", Alg: "EdDSA", Type: token.TypeAccess}); err != nil {
 			t.Fatal(err)
 		}
 		a.answered(a.exchange(text, "audience", "closed"), 400, "invalid_target")

@@ -22,11 +22,19 @@ import (
 type access int
 
 const (
-	public access = iota + 1 // anybody
-	user                     // whoever has an access token of ours
-	grants                   // anybody, and errors are RFC 6749's too
-	admin                    // whoever may manage keys
+	public       access = iota + 1 // anybody
+	user                           // whoever has an access token of ours
+	grants                         // anybody, and errors are RFC 6749's too
+	admin                          // whoever may manage keys
+	adminUsers                     // … users
+	adminClients                   // … clients and audiences
+	auditor                        // whoever may read the audit
 )
+
+// adminScopes are the scopes of routes that are for administrators.
+var adminScopes = map[access]string{
+	admin: token.ScopeKeysAdmin, adminUsers: token.ScopeUsersAdmin, adminClients: token.ScopeClientsAdmin, auditor: token.ScopeAuditRead,
+}
 
 // register is the route table.
 func (s *Server) register() error {
@@ -72,6 +80,7 @@ func (s *Server) register() error {
 	route(s, http.MethodPost, "/admin/keys/rotate", admin, 200, s.rotateKey, "Let the next key of an algorithm take over: when every verifier holds it, or at once", recentLogin)
 	route(s, http.MethodPost, "/admin/keys/{kid}/revoke", admin, 200, s.revokeKey, "Take a key out of use for ever, at once", recentLogin)
 	route(s, http.MethodGet, "/admin/keys/history", admin, 200, s.keyHistory, "What happened to the keys, the newest first")
+	s.registerAdmin() // /admin/users, /admin/clients, /admin/audiences, /admin/audit
 	s.registerOAuth() // POST /oauth2/…
 	s.documentNulls()
 	return s.api.RegisterDocs() // GET /docs, /openapi.json
@@ -91,12 +100,14 @@ func route[I, O any](s *Server, method, path string, who access, status int, h f
 		op.Errors = append(op.Errors, 403, 404, 409)
 		op.Security = web.Scopes()
 		op.Middlewares = append(op.Middlewares, s.authenticate)
-	case admin:
-		s.api.Declare(method, path, token.ScopeKeysAdmin)
+	case admin, adminUsers, adminClients, auditor:
+		s.api.Declare(method, path, adminScopes[who])
 		op.Errors = append(op.Errors, 403, 404, 409)
-		op.Security = web.Scopes(token.ScopeKeysAdmin)
-		op.Middlewares = append(op.Middlewares, s.authenticate, s.authorizeAdmin)
-		op.Tags = []string{"keys"}
+		op.Security = web.Scopes(adminScopes[who])
+		op.Middlewares = append(op.Middlewares, s.authenticate, s.authorizeAdmin(adminScopes[who]))
+		if op.Tags = []string{"admin"}; who == admin {
+			op.Tags = []string{"keys"}
+		}
 	case grants:
 		s.api.DeclarePublic(method, path)
 		op.Metadata = web.OAuth
@@ -178,6 +189,9 @@ func problem(ctx context.Context, err error) *web.Problem {
 		return p
 	}
 	if p := factorProblem(ctx, err); p != nil {
+		return p
+	}
+	if p := adminProblem(err); p != nil {
 		return p
 	}
 	switch {

@@ -81,7 +81,7 @@ type wanted struct {
 
 // wanted is what a route's demands come to, nil if there are none.
 func (u StepUp) wanted(who access, demands []demand) *wanted {
-	w := &wanted{factor: u.AdminFactor && who == admin}
+	w := &wanted{factor: u.AdminFactor && adminScopes[who] != ""}
 	for _, d := range demands {
 		w.strong = true
 		if d == recentLogin {

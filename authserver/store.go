@@ -17,6 +17,7 @@ import (
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
+	"github.com/urbandata/urbandata/keys"
 	"github.com/urbandata/urbandata/pkg/audit"
 )
 
@@ -34,6 +35,7 @@ var (
 type Store struct {
 	write, read *sqlx.DB
 	audit       *audit.Log // in the same database, so that an act and its entry are one transaction
+	logs        map[string]*audit.Log
 
 	// The hot statements, prepared once: lib/pq makes two round trips of
 	// one that isn't.
@@ -48,6 +50,7 @@ type Store struct {
 // pools after the store.
 func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 	s := &Store{write: write, read: read, wake: make(chan struct{}, 1), audit: audit.NewLog(write, AuditLog)}
+	s.logs = map[string]*audit.Log{AuditLog: s.audit, keys.AuditLog: audit.NewLog(write, keys.AuditLog)}
 	for _, p := range []struct {
 		stmt **sqlx.Stmt
 		db   *sqlx.DB
@@ -239,16 +242,6 @@ func (s *Store) setPassword(ctx context.Context, emailKey, hash string, now time
 		func(tx *sqlx.Tx) error { return dropResets(ctx, tx, emailKey) })
 }
 
-// disable disables a user on an operator's behalf, and ends the sessions, in
-// one transaction. One who had deleted the account can't restore it any more;
-// it is erased as it would have been. It returns [ErrNoUser] when nobody has
-// the address.
-func (s *Store) disable(ctx context.Context, emailKey string, now time.Time) error {
-	return s.changed(ctx, "UPDATE users SET updated_at = ?, disabled_at = ?, disabled_by = ? WHERE email_key = ?",
-		[]any{now.UnixMilli(), now.UnixMilli(), byOperator, emailKey},
-		s.aboutAddress(ctx, emailKey, now, act{what: actDisabled}), s.endAllOf(ctx, emailKey, "user disabled", now))
-}
-
 // dropResets deletes the reset links of the user of an address.
 func dropResets(ctx context.Context, tx *sqlx.Tx, emailKey string) error {
 	_, err := tx.ExecContext(ctx, tx.Rebind(`DELETE FROM email_links WHERE purpose = ?
@@ -410,7 +403,7 @@ func (s *Store) end(ctx context.Context, id uuid.UUID, reason string, now time.T
 	return again(func() error {
 		return s.transaction(ctx, func(tx *sqlx.Tx) error {
 			var userID string
-			err := tx.StmtxContext(ctx, s.endSession).GetContext(ctx, &userID, now.UnixMilli(), reason, id.String())
+			err := tx.StmtxContext(ctx, s.endSession).GetContext(ctx, &userID, now.UnixMilli(), reason, id.String()) //nolint:sqlclosecheck // it goes with the transaction
 			if errors.Is(err, sql.ErrNoRows) {
 				return nil
 			}
