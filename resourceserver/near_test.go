@@ -175,7 +175,7 @@ func settled(t testing.TB, s Store) {
 func TestPlaces(t *testing.T) {
 	const (
 		square  = `within={"type":"Polygon","coordinates":[[[-4,40],[-3,40],[-3,41],[-4,41],[-4,40]]]}`
-		cap     = `within={"type":"Polygon","coordinates":[[[-180,80],[180,80],[180,90],[-180,90],[-180,80]]]}`
+		arctic  = `within={"type":"Polygon","coordinates":[[[-180,80],[180,80],[180,90],[-180,90],[-180,80]]]}`
 		pacific = `within={"type":"MultiPolygon","coordinates":[[[[170,-20],[180,-20],[180,20],[170,20],[170,-20]]],[[[-180,-20],[-170,-20],[-170,20],[-180,20],[-180,-20]]]]}`
 	)
 	for _, e := range theEngines {
@@ -216,7 +216,7 @@ func TestPlaces(t *testing.T) {
 					square + "&order=_id":                 "corner madrid",
 					square + "&select=_id&limit=1":        "madrid",
 					square + "&title=fts.nothing":         "",
-					cap:                                   "north",
+					arctic:                                "north",
 					pacific:                               "west samoa fiji east",
 					pacific + "&bbox=-180,0,-170,20":      "west east",
 					pacific + "&near=180,10,1":            "east west",
