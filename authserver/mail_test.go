@@ -53,7 +53,7 @@ func TestCompose(t *testing.T) {
 			subjects[m.Subject] = true
 		}
 	}
-	m, err := compose(mailReset, "fr", mailData{Email: `"<b>"@ejemplo.example`})
+	m, err := compose(mailReset, "xx", mailData{Email: `"<b>"@ejemplo.example`})
 	if err != nil || !strings.Contains(m.HTML, `lang="es"`) || strings.Contains(m.HTML, "<b>") {
 		t.Errorf("%v %+v", err, m)
 	}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // An import over HTTP is a job that outlives the request, and the process:
@@ -76,8 +78,8 @@ type Job struct {
 
 // JobError is why a job failed.
 type JobError struct {
-	Code   string `json:"code"`
-	Detail string `json:"detail"`
+	Code   string    `json:"code"`
+	Detail i18n.Kept `json:"detail"`
 }
 
 // JobOptions are those of a request, as the command line has them.
@@ -190,7 +192,7 @@ const (
 
 // partWriter writes a file of a job part by part.
 type partWriter struct {
-	ctx   context.Context //nolint:containedctx // an io.Writer's method has none
+	ctx   context.Context // an io.Writer's method has none
 	store JobStore
 	id    string
 	file  JobFile
@@ -228,7 +230,7 @@ func (w *partWriter) flush() error {
 
 // partReader reads a file of a job up to size.
 type partReader struct {
-	ctx   context.Context //nolint:containedctx // an io.Reader's method has none
+	ctx   context.Context // an io.Reader's method has none
 	store JobStore
 	id    string
 	file  JobFile

@@ -54,6 +54,7 @@ func (s *Server) importRoutes(a *web.API) {
 	job := jobSchema(schemas)
 	bound := maxJobs
 	op := func(method, path, scope, id, summary string, errors ...int) huma.Operation {
+		a.Declare(method, path, scope)
 		return huma.Operation{
 			Method: method, Path: path, OperationID: id, Summary: summary, Tags: []string{"imports"},
 			Security: append(web.Scopes(scope), map[string][]string{verify.LegacyHeader: {}}),
@@ -149,20 +150,20 @@ type importStatus struct {
 type importBadRow struct {
 	Line   int    `json:"line" doc:"Of the file, from 1"`
 	Column string `json:"column" doc:"As the header names it; empty for the whole row"`
-	Reason string `json:"reason" doc:"What is wrong with it"`
+	Reason string `json:"reason" doc:"What is wrong with it, in the language of Content-Language"`
 }
 
 type importFailure struct {
 	Code   string `json:"code" doc:"The same in every language"`
-	Detail string `json:"detail" doc:"For a person"`
+	Detail string `json:"detail" doc:"For a person, in the language of Content-Language"`
 }
 
 func jobSchema(r huma.Registry) *huma.Schema {
 	return r.Schema(reflect.TypeFor[importStatus](), true, "Import")
 }
 
-// view is what the API says of a job.
-func view(j *Job, p JobProgress) importStatus {
+// view is what the API says of a job, in a language.
+func view(l *i18n.Language, j *Job, p JobProgress) importStatus {
 	r := &j.Report
 	at := func(t time.Time) *string {
 		if t.IsZero() {
@@ -179,7 +180,10 @@ func view(j *Job, p JobProgress) importStatus {
 		Rows: r.Rows, Stored: r.Stored, Changed: r.Changed, Unchanged: r.Unchanged, Existing: r.Existing,
 		Skipped: r.Skipped, Rejected: r.Rejected, MadeIDs: r.MadeIDs, Done: r.Done,
 		UnknownColumns: r.UnknownColumns, OtherDates: r.OtherDates, LookSwapped: r.LookSwapped, MoreErrors: r.MoreBad,
-		Errors: make([]importBadRow, len(r.Bad)), Error: (*importFailure)(j.Error),
+		Errors: make([]importBadRow, len(r.Bad)),
+	}
+	if j.Error != nil {
+		v.Error = &importFailure{j.Error.Code, l.Say(j.Error.Detail.Text())}
 	}
 	if v.UnknownColumns == nil {
 		v.UnknownColumns = []string{}
@@ -188,7 +192,7 @@ func view(j *Job, p JobProgress) importStatus {
 		v.Delimiter = string(rune(r.Delimiter))
 	}
 	for i, bad := range r.Bad {
-		v.Errors[i] = importBadRow{bad.Line, bad.Column, bad.Reason.String()}
+		v.Errors[i] = importBadRow{bad.Line, bad.Column, l.Say(bad.Reason)}
 	}
 	switch {
 	case j.State == JobRunning && j.Cancel:
@@ -274,14 +278,17 @@ func (in *importInput) options() (JobOptions, error) {
 
 type jobOutput struct {
 	Status   int
-	Location string `header:"Location" doc:"Where the import is"`
+	Location string   `header:"Location" doc:"Where the import is"`
+	Language string   `header:"Content-Language" doc:"Of what is wrong with it"`
+	Vary     []string `header:"Vary"` // a slice is added to what the CORS layer says
 	Body     any
 }
 
-func (s *Server) jobAnswer(status int, j *Job, p JobProgress) *jobOutput {
-	v := view(j, p)
+func (s *Server) jobAnswer(ctx context.Context, status int, j *Job, p JobProgress) *jobOutput {
+	l := web.Language(ctx)
+	v := view(l, j, p)
 	body := v.json()
-	return &jobOutput{status, pathImports + "/" + j.ID, jsontext.Value(body)}
+	return &jobOutput{status, pathImports + "/" + j.ID, l.Tag, []string{"Accept-Language"}, jsontext.Value(body)}
 }
 
 // partTimeout is how long a client may take for one part of a file: 17 kB/s
@@ -315,16 +322,19 @@ func (s *Server) startImport(ctx context.Context, in *importInput) (*jobOutput, 
 		return nil, s.jobProblem(ctx, j.ID, err)
 	}
 	// From here on the upload has its own time, not the request's.
-	uploading, stop := context.WithCancel(in.request.Context())
-	defer stop()
-	go upload.beat(uploading, j.ID)
+	uploading, stop := context.WithCancelCause(in.request.Context())
+	defer stop(nil)
+	go upload.beat(uploading, j.ID, stop)
 	err = upload.store(uploading, &j)
 	if err == nil {
 		j.State, j.Sum = JobQueued, hex.EncodeToString(upload.sum.Sum(nil))
 		err = s.inTime(uploading, func(ctx context.Context) error { return s.jobs.SwapJob(ctx, &j) })
 	}
 	if err != nil {
-		stop()
+		if errors.Is(context.Cause(uploading), ErrJobChanged) {
+			err = ErrJobChanged
+		}
+		stop(nil)
 		leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 		defer cancel()
 		_ = s.discard(leaving, &j) // if that fails, somebody takes it up as dead
@@ -334,7 +344,7 @@ func (s *Server) startImport(ctx context.Context, in *importInput) (*jobOutput, 
 	case s.wake <- struct{}{}:
 	default:
 	}
-	return s.jobAnswer(http.StatusAccepted, &j, JobProgress{}), nil
+	return s.jobAnswer(ctx, http.StatusAccepted, &j, JobProgress{}), nil
 }
 
 // importedBefore answers a request whose key has a job: the same, if it is
@@ -352,7 +362,7 @@ func (s *Server) importedBefore(ctx context.Context, u *upload, j *Job, asked st
 	if hex.EncodeToString(u.sum.Sum(nil)) != j.Sum {
 		return nil, s.problem(ctx, "", ErrOtherRequest)
 	}
-	return s.jobAnswer(http.StatusAccepted, j, JobProgress{}), nil
+	return s.jobAnswer(ctx, http.StatusAccepted, j, JobProgress{}), nil
 }
 
 // inTime gives one call of the database the time that a request has.
@@ -370,8 +380,9 @@ type upload struct {
 	size int64
 }
 
-// beat says that the upload lives, until ctx ends.
-func (u *upload) beat(ctx context.Context, id string) {
+// beat says that the upload lives, until ctx ends, and stops it when it was
+// cancelled.
+func (u *upload) beat(ctx context.Context, id string, stop context.CancelCauseFunc) {
 	tick := time.NewTicker(jobPulse)
 	defer tick.Stop()
 	for {
@@ -379,7 +390,11 @@ func (u *upload) beat(ctx context.Context, id string) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			_, _ = u.s.jobs.BeatJob(ctx, id, JobProgress{}) // again at the next tick
+			version, err := u.s.jobs.BeatJob(ctx, id, JobProgress{})
+			if err == nil && version != 1 { // an error may be gone at the next tick
+				stop(ErrJobChanged)
+				return
+			}
 		}
 	}
 }
@@ -404,6 +419,9 @@ func (u *upload) read(ctx context.Context, part func([]byte) error) error {
 	body := http.MaxBytesReader(u.in.writer, u.in.request.Body, u.s.imports.MaxBytes)
 	buf := make([]byte, jobPart)
 	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		deadline := time.Now().Add(partTimeout)
 		_ = control.SetReadDeadline(deadline)                       // a recorder in a test has none
 		_ = control.SetWriteDeadline(deadline.Add(2 * partTimeout)) // of what is answered in the end
@@ -452,12 +470,14 @@ func (s *Server) jobProblem(ctx context.Context, id string, err error) error {
 
 type importsInput struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"100" default:"20" doc:"How many"`
-	Before string `query:"before" maxLength:"24" doc:"Those that are older than this one: rel=next of the Link header has it"`
+	Before string `query:"before" pattern:"^[0-9a-f]{24}$" patternDescription:"the id of an import" doc:"Those that are older than this one: rel=next of the Link header has it"`
 }
 
 type importsOutput struct {
-	Link string `header:"Link" doc:"rel=next leads to older ones (RFC 8288)"`
-	Body any
+	Link     string   `header:"Link" doc:"rel=next leads to older ones (RFC 8288)"`
+	Language string   `header:"Content-Language" doc:"Of what is wrong with them"`
+	Vary     []string `header:"Vary"` // a slice is added to what the CORS layer says
+	Body     any
 }
 
 func (s *Server) listImports(ctx context.Context, in *importsInput) (*importsOutput, error) {
@@ -469,7 +489,8 @@ func (s *Server) listImports(ctx context.Context, in *importsInput) (*importsOut
 	if err != nil {
 		return nil, s.jobProblem(ctx, "", err)
 	}
-	out := &importsOutput{}
+	l := web.Language(ctx)
+	out := &importsOutput{Language: l.Tag, Vary: []string{"Accept-Language"}}
 	if len(jobs) > in.Limit {
 		jobs = jobs[:in.Limit]
 		out.Link = fmt.Sprintf(`<%s?limit=%d&before=%s>; rel="next"`, pathImports, in.Limit, jobs[in.Limit-1].ID)
@@ -479,7 +500,7 @@ func (s *Server) listImports(ctx context.Context, in *importsInput) (*importsOut
 		if i > 0 {
 			body = append(body, ',')
 		}
-		v := view(&jobs[i], s.progressHere(jobs[i].ID))
+		v := view(l, &jobs[i], s.progressHere(jobs[i].ID))
 		body = append(body, v.json()...)
 	}
 	out.Body = jsontext.Value(append(body, ']'))
@@ -489,7 +510,7 @@ func (s *Server) listImports(ctx context.Context, in *importsInput) (*importsOut
 // progressHere is that of a job which is worked on here.
 func (s *Server) progressHere(id string) JobProgress {
 	if r, ok := s.working.Load(id); ok {
-		return r.(*jobRun).progress() //nolint:forcetypeassert // nothing else is in there
+		return r.(*jobRun).progress() // nothing else is in there
 	}
 	return JobProgress{}
 }
@@ -497,6 +518,9 @@ func (s *Server) progressHere(id string) JobProgress {
 // look reads a job that the asker may see, and how far it is.
 func (s *Server) look(ctx context.Context, id string) (Job, JobProgress, error) {
 	sub, by := asker(ctx)
+	if !validID(id) {
+		return Job{}, JobProgress{}, ErrNotFound
+	}
 	j, err := s.jobs.Job(ctx, id)
 	if err == nil && !by.anyone && j.Owner != sub {
 		err = ErrNotFound // whose it is, is nobody's business
@@ -527,17 +551,18 @@ type getJobInput struct {
 
 // watchOutput is an import, or a stream of what becomes of it.
 type watchOutput struct {
-	Status int
-	Type   string   `header:"Content-Type"`
-	ETag   string   `header:"ETag" doc:"Strong entity tag of the answer, for If-None-Match"`
-	Vary   []string `header:"Vary"` // a slice is added to what the CORS layer says
-	Body   func(huma.Context)
+	Status   int
+	Type     string   `header:"Content-Type"`
+	Language string   `header:"Content-Language" doc:"Of what is wrong with it"`
+	ETag     string   `header:"ETag" doc:"Strong entity tag of the answer, for If-None-Match"`
+	Vary     []string `header:"Vary"` // a slice is added to what the CORS layer says
+	Body     func(huma.Context)
 }
 
 func (s *Server) getImport(ctx context.Context, in *getJobInput) (*watchOutput, error) {
-	out := &watchOutput{Status: http.StatusOK, Type: accepted(in.Accept, typeJSON, typeEvents), Vary: []string{"Accept"}}
+	out := &watchOutput{Status: http.StatusOK, Type: accepted(in.Accept, typeJSON, typeEvents), Vary: []string{"Accept, Accept-Language"}}
 	if out.Type == "" {
-		return nil, web.NewProblem(http.StatusNotAcceptable, "not_acceptable", "Only "+typeJSON+" and "+typeEvents+" can be had here.")
+		return nil, web.NewProblem(http.StatusNotAcceptable, "not_acceptable", i18n.Textf("Only %s and %s can be had here.", typeJSON, typeEvents))
 	}
 	j, p, err := s.look(ctx, in.ID)
 	if err != nil {
@@ -547,7 +572,9 @@ func (s *Server) getImport(ctx context.Context, in *getJobInput) (*watchOutput, 
 		out.Body, err = s.events(ctx, in.ID, in.LastEventID)
 		return out, err
 	}
-	v := view(&j, p)
+	l := web.Language(ctx)
+	out.Language = l.Tag
+	v := view(l, &j, p)
 	body := v.json()
 	out.ETag = etagOf(body)
 	if held, err := parseTags(in.IfNoneMatch); err == nil && held.given() && held.weak(out.ETag) { // a broken field is ignored
@@ -563,7 +590,7 @@ func (s *Server) cancelImport(ctx context.Context, in *jobInput) (*jobOutput, er
 		j, p, err := s.look(ctx, in.ID)
 		if err == nil && j.State.Final() {
 			if j.State == JobCancelled {
-				return s.jobAnswer(http.StatusOK, &j, p), nil
+				return s.jobAnswer(ctx, http.StatusOK, &j, p), nil
 			}
 			return nil, web.NewProblem(http.StatusConflict, "import_ended", "The import has ended: there is nothing to cancel.")
 		}
@@ -571,7 +598,7 @@ func (s *Server) cancelImport(ctx context.Context, in *jobInput) (*jobOutput, er
 			return nil, s.jobProblem(ctx, in.ID, err)
 		}
 		if r, ok := s.working.Load(j.ID); ok {
-			run := r.(*jobRun) //nolint:forcetypeassert // nothing else is in there
+			run := r.(*jobRun) // nothing else is in there
 			run.stop(errJobCancelled)
 			select {
 			case <-run.done:
@@ -584,7 +611,7 @@ func (s *Server) cancelImport(ctx context.Context, in *jobInput) (*jobOutput, er
 		if j.State == JobRunning {
 			status = http.StatusAccepted
 			if j.Cancel {
-				return s.jobAnswer(status, &j, p), nil
+				return s.jobAnswer(ctx, status, &j, p), nil
 			}
 			j.Cancel = true
 		} else {
@@ -600,7 +627,7 @@ func (s *Server) cancelImport(ctx context.Context, in *jobInput) (*jobOutput, er
 		if j.State.Final() {
 			s.ended(ctx, &j)
 		}
-		return s.jobAnswer(status, &j, p), nil
+		return s.jobAnswer(ctx, status, &j, p), nil
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 var mongoIndexes = []mongo.IndexModel{
 	{Keys: bson.D{{Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "listing_type", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
+	{Keys: bson.D{{Key: "listing_type", Value: 1}, {Key: "property_type", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}, {Key: "start_month", Value: 1}}},
 	{Keys: bson.D{{Key: "boundary_id", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "owner", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "other_id", Value: 1}, {Key: "_id", Value: 1}}},
@@ -105,12 +106,14 @@ func mongoPlan(q *Query) (filter, computed, sort bson.D) {
 	if q.After != nil {
 		// Each part is a range of the index on the order, and MongoDB merges
 		// them; with the filter outside the $or it would sort instead.
-		parts := q.Order.Seek(q.After)
-		either := make(bson.A, len(parts))
-		for i := range parts {
-			either[i] = parts[i].Mongo()
-			if !q.Where.All() {
-				either[i] = bson.D{{Key: "$and", Value: bson.A{q.Where.Mongo(), either[i]}}}
+		var either bson.A
+		for _, part := range q.Order.Seek(q.After) {
+			for _, where := range arms(q) {
+				one := part.Mongo()
+				if !where.All() {
+					one = bson.D{{Key: "$and", Value: bson.A{where.Mongo(), one}}}
+				}
+				either = append(either, one)
 			}
 		}
 		filter = bson.D{{Key: "$or", Value: either}}

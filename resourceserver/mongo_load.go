@@ -250,7 +250,7 @@ func (s *Mongo) undoLoad(ctx context.Context, mark *loadMark, givenUp bool) erro
 			return mongoError("undo the load", err)
 		}
 		id := kept.Document.Lookup("_id")
-		if _, err := s.inmuebles.ReplaceOne(ctx, bson.D{{Key: "_id", Value: id}, {Key: nameMark, Value: mark.id}}, kept.Document); err != nil {
+		if err := s.putBack(ctx, bson.D{{Key: "_id", Value: id}, {Key: nameMark, Value: mark.id}}, kept.Document); err != nil {
 			return mongoError("undo the load", err)
 		}
 	}

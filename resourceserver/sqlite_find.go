@@ -99,6 +99,7 @@ func (s *SQLite) find(ctx context.Context, q Query, keyed bool) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
+	keyed = keyed || len(arms(&q)) > 1
 	page := newPage(&q)
 	if len(steps) == 1 {
 		return page, s.findPart(ctx, nil, &q, &steps[0], &page, keyed)
@@ -168,20 +169,31 @@ func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, one *step,
 
 // findSQL is the statement for one part of a query, but for its last two
 // values: limit and offset. Behind the columns of a document stand the keys
-// of the order, if they are wanted, but for the last, which is the id.
+// of the order, if they are wanted, but for the last, which is the id. A
+// statement of several arms needs them.
 func findSQL(q *Query, one *step, keyed bool) (text string, args []any) {
-	b := append(make([]byte, 0, 256), "SELECT "+sqliteColumns...)
-	if keyed {
-		for _, k := range q.Order[:len(q.Order)-1] {
-			b, args = k.Field.AppendSelect(append(b, ", "...), args)
-		}
+	wheres := []query.Node{q.Where}
+	if one.from.all() {
+		wheres = arms(q)
 	}
-	b, args = one.from.appendFrom(b, args)
-	b, args = q.Where.AppendSQL(b, args)
-	b = append(b, " AND "...)
-	b, args = one.part.AppendSQL(b, args)
-	if one.from.all() && q.alongPlaces() {
-		b, args = appendAround(b, args, query.Join(q.Where, one.part))
+	b := make([]byte, 0, 512)
+	for i, where := range wheres {
+		if i > 0 {
+			b = append(b, " UNION ALL "...)
+		}
+		b = append(b, "SELECT "+sqliteColumns...)
+		if keyed {
+			for _, k := range q.Order[:len(q.Order)-1] {
+				b, args = k.Field.AppendSelect(append(b, ", "...), args)
+			}
+		}
+		b, args = one.from.appendFrom(b, args)
+		b, args = where.AppendSQL(b, args)
+		b = append(b, " AND "...)
+		b, args = one.part.AppendSQL(b, args)
+		if one.from.all() && q.alongPlaces() {
+			b, args = appendAround(b, args, query.Join(where, one.part))
+		}
 	}
 	b = append(b, " ORDER BY "...)
 	b = q.Order.AppendSQL(b)
@@ -209,6 +221,12 @@ func (r *sqliteRow) keys(order query.Order) ([]any, error) {
 			return nil, errNoKeys
 		}
 		keys[i] = m.filterValue(k.Field)
+		if v, ok := keys[i].(bool); ok { // SQLite's are 0 and 1
+			keys[i] = int64(0)
+			if v {
+				keys[i] = int64(1)
+			}
+		}
 		if k.Field.Kind != query.Date {
 			continue
 		}

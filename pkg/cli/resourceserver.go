@@ -207,6 +207,7 @@ func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, ur
 type inmueblesStore interface {
 	resourceserver.Store
 	resourceserver.JobStore
+	resourceserver.Checker
 	CursorKey(ctx context.Context) ([]byte, error)
 	Run(ctx context.Context) error
 }
