@@ -162,8 +162,11 @@ func settled(t testing.TB, s Store) {
 	for {
 		n := int64(0)
 		var err error
-		if s, ok := s.(*SQLite); ok {
+		switch s := s.(type) {
+		case *SQLite:
 			n, err = s.index(t.Context())
+		case *Mongo:
+			err = s.checkWords(t.Context())
 		}
 		must(t, err)
 		if n == 0 {
