@@ -14,6 +14,8 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"go.mongodb.org/mongo-driver/bson"
 	"go.mongodb.org/mongo-driver/bson/primitive"
+
+	"github.com/urbandata/urbandata/resourceserver/query"
 )
 
 // A list is read out of a database to be written as JSON, and nearly all that
@@ -508,6 +510,8 @@ var (
 	elementOwner     = string(byte(bson.TypeString)) + nameOwner + "\x00"
 	elementCreatedAt = string(byte(bson.TypeDateTime)) + nameCreatedAt + "\x00"
 	elementUpdatedAt = string(byte(bson.TypeDateTime)) + nameUpdatedAt + "\x00"
+	elementWords     = string(byte(bson.TypeArray)) + query.WordsPath + "\x00"
+	elementDistance  = string(byte(bson.TypeDouble)) + query.DistancePath + "\x00"
 	elementMark      = string(byte(bson.TypeObjectID)) + nameMark + "\x00"
 )
 
@@ -556,6 +560,24 @@ func (e *elements) time(head string) (ms sql.NullInt64, ok bool) {
 	}
 	ms = sql.NullInt64{Int64: int64(binary.LittleEndian.Uint64(v)), Valid: true} //nolint:gosec // BSON's are signed
 	return ms, ms.Int64 >= minMilli && ms.Int64 <= maxMilli
+}
+
+// skipHidden takes what may come last, and is in no answer.
+func (e *elements) skipHidden() {
+	for {
+		switch {
+		case e.next(elementWords):
+			if size := e.take(4); size != nil {
+				e.take(int(int32(binary.LittleEndian.Uint32(size))) - len(size)) //nolint:gosec // BSON's are signed
+			}
+		case e.next(elementMark): // of a load that is over, or under way: see mongo_load.go
+			e.take(len(primitive.ObjectID{}))
+		case e.next(elementDistance):
+			e.take(8)
+		default:
+			return
+		}
+	}
 }
 
 // appendBSONAnswer is appendStoredAnswer of a document of MongoDB's.
@@ -627,9 +649,7 @@ func appendBSONAnswer(b []byte, doc []byte) (_ []byte, ok bool) {
 	}
 	created, fine := rest.time(elementCreatedAt)
 	updated, ok := rest.time(elementUpdatedAt)
-	if rest.next(elementMark) { // of a load that is over, or under way: see mongo_load.go
-		rest.take(len(primitive.ObjectID{}))
-	}
+	rest.skipHidden()
 	if !fine || !ok || len(rest) != 1 || rest[0] != 0 {
 		return b, false
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // appendBSON appends the document that MongoDB keeps: native types, the key
-// first, no null and no default, and the keys of the dates.
+// first, no null and no default, the keys of the dates, and the words last.
 func (m *Inmueble) appendBSON(b []byte) []byte {
 	start, b := bsoncore.AppendDocumentStart(b)
 	b = bsoncore.AppendStringElement(b, "_id", m.ID)
@@ -26,11 +26,22 @@ func (m *Inmueble) appendBSON(b []byte) []byte {
 	if !m.UpdatedAt.IsZero() {
 		b = bsoncore.AppendDateTimeElement(b, nameUpdatedAt, m.UpdatedAt.UnixMilli())
 	}
+	b = bsoncore.BuildArrayElement(b, query.WordsPath, wordsBSON(m)...)
 	b, err := bsoncore.AppendDocumentEnd(b, start)
 	if err != nil { // only when start is not an offset into b
 		panic(err)
 	}
 	return b
+}
+
+// wordsBSON are the words by which the document is found: see mongo_words.go.
+func wordsBSON(m *Inmueble) []bsoncore.Value {
+	words := query.Words(m.Title, m.Description)
+	values := make([]bsoncore.Value, len(words))
+	for i, word := range words {
+		values[i] = bsoncore.Value{Type: bson.TypeString, Data: bsoncore.AppendString(nil, word)}
+	}
+	return values
 }
 
 // appendElements appends the fields after the key.

@@ -27,10 +27,11 @@ import (
 // that is taken out of it must not take documents with it; nor does a PATCH
 // of other members fail by it.
 //
-// Nor does a validator in the database say the same. A catalogue belongs to
-// the servers' configuration, of which there are two during a roll-out, and
-// the database would hold the one that started last. It would also refuse to
-// put back, when a load is undone, what was stored before the catalogue.
+// So the checks of the database (checks.go) know no catalogue. They see whole
+// documents, and not which members a write has given: they would refuse the
+// PATCH of a title where a code was taken out of the catalogue since. And a
+// catalogue belongs to the servers' configuration, of which there are two
+// during a roll-out, while the database would have one.
 
 // The bounds of a catalogue file.
 const (

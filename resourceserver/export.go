@@ -95,8 +95,12 @@ func ParseQuery(text string) (Query, error) {
 	}
 	var q Query
 	for name := range params {
-		if name != paramOrder && name != paramBox && !filterFields.IsFilter(name) {
-			return Query{}, fmt.Errorf("%w: %s is neither a field nor and, or, bbox, order", ErrQuery, shown(name))
+		switch name {
+		case paramOrder, paramBox, paramNear, paramWithin:
+			continue
+		}
+		if !filterFields.IsFilter(name) {
+			return Query{}, fmt.Errorf("%w: %s is neither a field nor and, or, bbox, near, within, order", ErrQuery, shown(name))
 		}
 	}
 	if q.Where, q.Order, err = parseFilter(params); err != nil {

@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"fmt"
 	"iter"
+	"strings"
 	"time"
 
 	"modernc.org/sqlite"
@@ -60,6 +61,7 @@ var filterFields = func() query.Fields {
 	for _, name := range []string{nameCreatedAt, nameUpdatedAt} {
 		all[name] = &query.Field{Name: name, Kind: query.Time, Nullable: true, Column: name, Path: name}
 	}
+	all["title"].Indexed, all["description"].Indexed = true, true
 	all[nameText] = &query.Field{Name: nameText, Long: true, Any: []*query.Field{all["title"], all["description"]}}
 	return all
 }()
@@ -174,6 +176,43 @@ func init() {
 			default:
 				return query.MatchPattern(pattern, fmt.Sprint(text), fold == 1), nil
 			}
+		})
+	sqlite.MustRegisterDeterministicScalarFunction("inmuebles_distance", 4,
+		func(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, error) {
+			var at [4]float64 // longitude and latitude of a document, and of the middle
+			for i := range at {
+				switch v := args[i].(type) {
+				case float64:
+					at[i] = v
+				case int64:
+					at[i] = float64(v)
+				default: // a document of another program
+					return nil, nil
+				}
+			}
+			return query.Haversine(at[2], at[3], at[0], at[1]), nil
+		})
+	sqlite.MustRegisterDeterministicScalarFunction("inmuebles_inside", 3,
+		func(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, error) {
+			area, _ := args[0].([]byte)
+			var at [2]float64
+			for i := range at {
+				switch v := args[1+i].(type) {
+				case float64:
+					at[i] = v
+				case int64:
+					at[i] = float64(v)
+				default: // a document of another program
+					return nil, nil
+				}
+			}
+			return query.EncodedHas(area, at[0], at[1]), nil
+		})
+	sqlite.MustRegisterDeterministicScalarFunction("inmuebles_words", 2,
+		func(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, error) {
+			title, _ := args[0].(string)
+			description, _ := args[1].(string)
+			return strings.Join(query.Words(title, description), " "), nil
 		})
 	sqlite.MustRegisterDeterministicScalarFunction("inmuebles_word", 2,
 		func(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, error) {

@@ -216,8 +216,11 @@ func TestFindProperty(t *testing.T) {
 		stores = append(stores, s)
 	}
 	var all []Inmueble
-	n := 0
+	n, checks := 0, 0
 	rapid.Check(t, func(r *rapid.T) {
+		if checks++; checks == 50 { // by the indexes that are filled behind the writers
+			settled(t, stores[0])
+		}
 		for ; n < 40; n++ { // documents first
 			m := fewValues(r, fmt.Sprintf("%s%d", rapid.SampledFrom([]string{"a", "B", "ñ", "🏠"}).Draw(r, "id"), n))
 			for _, s := range stores {

@@ -36,6 +36,7 @@ import (
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/pkg/verify"
 	"github.com/urbandata/urbandata/pkg/verify/verifytest"
+	"github.com/urbandata/urbandata/resourceserver/query"
 )
 
 // The floor is the least that a service of this kind can do: net/http, one
@@ -146,7 +147,7 @@ func newFloor(b *testing.B, store Store, public ed25519.PublicKey) *floor {
 				if wanted == nil {
 					wanted = bson.D{{Key: "_id", Value: r.PathValue("id")}}
 				}
-				o := options.Find().SetLimit(limit).SetBatchSize(int32(limit) + 1) //nolint:gosec // small
+				o := options.Find().SetProjection(bson.D{{Key: query.WordsPath, Value: 0}}).SetLimit(limit).SetBatchSize(int32(limit) + 1) //nolint:gosec // small
 				if sort != nil {
 					o.SetSort(sort)
 				}
@@ -271,6 +272,9 @@ func rawAsJSON(b []byte, document bson.Raw) []byte {
 			panic("broken BSON")
 		}
 		rest = behind
+		if e.Value().Type == bson.TypeArray { // the words, which are in no answer
+			continue
+		}
 		b = append(append(append(b, next, '"'), e.KeyBytes()...), `":`...)
 		switch v := e.Value(); v.Type {
 		case bson.TypeString:
@@ -283,6 +287,8 @@ func rawAsJSON(b []byte, document bson.Raw) []byte {
 			b = strconv.AppendBool(b, v.Boolean())
 		case bson.TypeDateTime:
 			b, _ = appendMilli(b, sql.NullInt64{Int64: v.DateTime(), Valid: true})
+		case bson.TypeArray: // the words, of a document that wasn't read from the database
+			b = append(b, "[]"...)
 		case bson.TypeObjectID:
 			b = append(hex.AppendEncode(append(b, '"'), v.Data), '"')
 		default:

@@ -190,7 +190,7 @@ const (
 
 // partWriter writes a file of a job part by part.
 type partWriter struct {
-	ctx   context.Context //nolint:containedctx // an io.Writer's method has none
+	ctx   context.Context // an io.Writer's method has none
 	store JobStore
 	id    string
 	file  JobFile
@@ -228,7 +228,7 @@ func (w *partWriter) flush() error {
 
 // partReader reads a file of a job up to size.
 type partReader struct {
-	ctx   context.Context //nolint:containedctx // an io.Reader's method has none
+	ctx   context.Context // an io.Reader's method has none
 	store JobStore
 	id    string
 	file  JobFile

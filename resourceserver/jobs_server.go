@@ -54,6 +54,7 @@ func (s *Server) importRoutes(a *web.API) {
 	job := jobSchema(schemas)
 	bound := maxJobs
 	op := func(method, path, scope, id, summary string, errors ...int) huma.Operation {
+		a.Declare(method, path, scope)
 		return huma.Operation{
 			Method: method, Path: path, OperationID: id, Summary: summary, Tags: []string{"imports"},
 			Security: append(web.Scopes(scope), map[string][]string{verify.LegacyHeader: {}}),
@@ -315,16 +316,19 @@ func (s *Server) startImport(ctx context.Context, in *importInput) (*jobOutput, 
 		return nil, s.jobProblem(ctx, j.ID, err)
 	}
 	// From here on the upload has its own time, not the request's.
-	uploading, stop := context.WithCancel(in.request.Context())
-	defer stop()
-	go upload.beat(uploading, j.ID)
+	uploading, stop := context.WithCancelCause(in.request.Context())
+	defer stop(nil)
+	go upload.beat(uploading, j.ID, stop)
 	err = upload.store(uploading, &j)
 	if err == nil {
 		j.State, j.Sum = JobQueued, hex.EncodeToString(upload.sum.Sum(nil))
 		err = s.inTime(uploading, func(ctx context.Context) error { return s.jobs.SwapJob(ctx, &j) })
 	}
 	if err != nil {
-		stop()
+		if errors.Is(context.Cause(uploading), ErrJobChanged) {
+			err = ErrJobChanged
+		}
+		stop(nil)
 		leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 		defer cancel()
 		_ = s.discard(leaving, &j) // if that fails, somebody takes it up as dead
@@ -370,8 +374,9 @@ type upload struct {
 	size int64
 }
 
-// beat says that the upload lives, until ctx ends.
-func (u *upload) beat(ctx context.Context, id string) {
+// beat says that the upload lives, until ctx ends, and stops it when it was
+// cancelled.
+func (u *upload) beat(ctx context.Context, id string, stop context.CancelCauseFunc) {
 	tick := time.NewTicker(jobPulse)
 	defer tick.Stop()
 	for {
@@ -379,7 +384,11 @@ func (u *upload) beat(ctx context.Context, id string) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			_, _ = u.s.jobs.BeatJob(ctx, id, JobProgress{}) // again at the next tick
+			version, err := u.s.jobs.BeatJob(ctx, id, JobProgress{})
+			if err == nil && version != 1 { // an error may be gone at the next tick
+				stop(ErrJobChanged)
+				return
+			}
 		}
 	}
 }
@@ -404,6 +413,9 @@ func (u *upload) read(ctx context.Context, part func([]byte) error) error {
 	body := http.MaxBytesReader(u.in.writer, u.in.request.Body, u.s.imports.MaxBytes)
 	buf := make([]byte, jobPart)
 	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		deadline := time.Now().Add(partTimeout)
 		_ = control.SetReadDeadline(deadline)                       // a recorder in a test has none
 		_ = control.SetWriteDeadline(deadline.Add(2 * partTimeout)) // of what is answered in the end
@@ -452,7 +464,7 @@ func (s *Server) jobProblem(ctx context.Context, id string, err error) error {
 
 type importsInput struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"100" default:"20" doc:"How many"`
-	Before string `query:"before" maxLength:"24" doc:"Those that are older than this one: rel=next of the Link header has it"`
+	Before string `query:"before" pattern:"^[0-9a-f]{24}$" patternDescription:"the id of an import" doc:"Those that are older than this one: rel=next of the Link header has it"`
 }
 
 type importsOutput struct {
@@ -489,7 +501,7 @@ func (s *Server) listImports(ctx context.Context, in *importsInput) (*importsOut
 // progressHere is that of a job which is worked on here.
 func (s *Server) progressHere(id string) JobProgress {
 	if r, ok := s.working.Load(id); ok {
-		return r.(*jobRun).progress() //nolint:forcetypeassert // nothing else is in there
+		return r.(*jobRun).progress() // nothing else is in there
 	}
 	return JobProgress{}
 }
@@ -497,6 +509,9 @@ func (s *Server) progressHere(id string) JobProgress {
 // look reads a job that the asker may see, and how far it is.
 func (s *Server) look(ctx context.Context, id string) (Job, JobProgress, error) {
 	sub, by := asker(ctx)
+	if !validID(id) {
+		return Job{}, JobProgress{}, ErrNotFound
+	}
 	j, err := s.jobs.Job(ctx, id)
 	if err == nil && !by.anyone && j.Owner != sub {
 		err = ErrNotFound // whose it is, is nobody's business
@@ -537,7 +552,7 @@ type watchOutput struct {
 func (s *Server) getImport(ctx context.Context, in *getJobInput) (*watchOutput, error) {
 	out := &watchOutput{Status: http.StatusOK, Type: accepted(in.Accept, typeJSON, typeEvents), Vary: []string{"Accept"}}
 	if out.Type == "" {
-		return nil, web.NewProblem(http.StatusNotAcceptable, "not_acceptable", "Only "+typeJSON+" and "+typeEvents+" can be had here.")
+		return nil, web.NewProblem(http.StatusNotAcceptable, "not_acceptable", i18n.Textf("Only %s and %s can be had here.", typeJSON, typeEvents))
 	}
 	j, p, err := s.look(ctx, in.ID)
 	if err != nil {
@@ -571,7 +586,7 @@ func (s *Server) cancelImport(ctx context.Context, in *jobInput) (*jobOutput, er
 			return nil, s.jobProblem(ctx, in.ID, err)
 		}
 		if r, ok := s.working.Load(j.ID); ok {
-			run := r.(*jobRun) //nolint:forcetypeassert // nothing else is in there
+			run := r.(*jobRun) // nothing else is in there
 			run.stop(errJobCancelled)
 			select {
 			case <-run.done:

@@ -105,8 +105,11 @@ func TestImportJobs(t *testing.T) {
 				{"in another charset", alice, "", "text/csv; charset=iso-8859-1", header + row("id_uda", "j5", "title", "\xc1tico"), importJob{State: "done", Encoding: "Windows-1252", Stored: 1}, "", ""},
 				{"a bad row", alice, "", "text/csv", header + row("id_uda", "j6") + row("end_week", "x"), importJob{State: "failed", Rows: 2}, "bad_rows", "Nothing was stored: the file has bad rows."},
 				{"no header", alice, "", "text/csv", "a,b\n", importJob{State: "failed"}, "bad_header", "lacks"},
-				{"in batches", alice, "?batch=2", "text/csv", header + row("id_uda", "b1") + row("id_uda", "b2") + row("id_uda", "b3") + row("end_week", "x"),
-					importJob{State: "failed", Rows: 4, Stored: 2, Done: 2}, "bad_rows", "Rows 1 to 2 are stored, go on with from=3: the file has bad rows."},
+				{
+					"in batches", alice, "?batch=2", "text/csv", header + row("id_uda", "b1") + row("id_uda", "b2") + row("id_uda", "b3") + row("end_week", "x"),
+					importJob{State: "failed", Rows: 4, Stored: 2, Done: 2},
+					"bad_rows", "Rows 1 to 2 are stored, go on with from=3: the file has bad rows.",
+				},
 				{"from a row on", alice, "?from=3", "text/csv", header + row("id_uda", "b1") + row("id_uda", "b2") + row("id_uda", "b3"), importJob{State: "done", Rows: 1, Stored: 1, Done: 3, Row: 3}, "", ""},
 			} {
 				j := tt.by.ended(tt.by.sent(tt.query, tt.kind, tt.file).ID)
@@ -207,6 +210,20 @@ func TestImportRefused(t *testing.T) {
 		c.do("GET", path, "").want(404)
 	}
 	c.do("GET", "/inmuebles/imports?limit=101", "").want(422)
+}
+
+// TestImportUnpacks: what is packed may not fill the disk.
+func TestImportUnpacks(t *testing.T) {
+	store, _ := openSQLite(t)
+	c := newClient(t, store)
+	c.server.imports.MaxBytes = 64 << 10
+	c.works()
+	for name, file := range map[string]string{"gzip": gzipped(t, many(10_000)), "zstd": zstded(t, many(10_000))} {
+		j := c.ended(c.sent("", "application/octet-stream", file).ID)
+		if j.State != "failed" || j.Error.Code != "too_large" || j.Error.Detail != "Nothing was stored: the file unpacks to more than 1310720 bytes." || count(t, store) != 0 {
+			t.Errorf("%s: %+v %+v", name, j, j.Error)
+		}
+	}
 }
 
 // TestImportLimits: so many of one user, so many in all; a cancelled one makes

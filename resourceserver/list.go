@@ -40,6 +40,8 @@ const (
 	paramOffset = "offset"
 	paramCursor = "cursor"
 	paramBox    = "bbox"
+	paramNear   = "near"
+	paramWithin = "within"
 )
 
 type listInput struct {
@@ -122,7 +124,7 @@ func (s *Server) readListing(in *listInput) (*listing, error) {
 	for _, name := range slices.Sorted(maps.Keys(in.query)) {
 		values := in.query[name]
 		switch name {
-		case paramSelect, paramOrder, paramLimit, paramOffset, paramCursor, paramBox:
+		case paramSelect, paramOrder, paramLimit, paramOffset, paramCursor, paramBox, paramNear, paramWithin:
 			if len(values) > 1 {
 				return nil, wrong(name, "is given more than once", "")
 			}
@@ -131,7 +133,7 @@ func (s *Server) readListing(in *listInput) (*listing, error) {
 			}
 		default:
 			if !filterFields.IsFilter(name) {
-				return nil, wrong(shown(name), "is not a known parameter", "parameters are the names of fields, text, and, or, bbox, select, order, limit, offset and cursor")
+				return nil, wrong(shown(name), "is not a known parameter", "parameters are the names of fields, text, and, or, bbox, near, within, select, order, limit, offset and cursor")
 			}
 		}
 	}
@@ -150,15 +152,24 @@ func (s *Server) readListing(in *listInput) (*listing, error) {
 	return l, nil
 }
 
-// parseFilter reads what a list is about: the conditions, the box, and the
-// order, which goes from west to east through a box unless told.
+// parseFilter reads what a list is about: the conditions, the places, and the
+// order, which goes from west to east through a box or an area unless told,
+// and from near to far around a place.
 func parseFilter(params url.Values) (where query.Node, order query.Order, err error) {
 	if where, err = query.Parse(filterFields, params); err != nil {
 		return where, nil, err
 	}
 	text := params.Get(paramOrder)
-	if box := params.Get(paramBox); box != "" {
-		inside, err := query.ParseBox(paramBox, box, filterFields["x_coord"], filterFields["y_coord"])
+	x, y := filterFields["x_coord"], filterFields["y_coord"]
+	for _, place := range []struct {
+		parameter string
+		parse     func(parameter, text string, x, y *query.Field) (query.Node, error)
+	}{{paramBox, query.ParseBox}, {paramWithin, query.ParseWithin}} {
+		value := params.Get(place.parameter)
+		if value == "" {
+			continue
+		}
+		inside, err := place.parse(place.parameter, value, x, y)
 		if err != nil {
 			return where, nil, err
 		}
@@ -166,8 +177,19 @@ func parseFilter(params url.Values) (where query.Node, order query.Order, err er
 			text = "x_coord"
 		}
 	}
-	order, err = query.ParseOrder(filterFields, text)
-	return where, order, err
+	near := params.Get(paramNear)
+	if near == "" {
+		order, err = query.ParseOrder(filterFields, text)
+		return where, order, err
+	}
+	if params.Has(paramOrder) {
+		return where, nil, &query.Error{
+			Parameter: paramOrder, Reason: "can't be used together with near, which orders by the distance",
+			Hint: "leave out order; or ask for a bbox or a within, which take any",
+		}
+	}
+	inside, order, err := query.ParseNear(paramNear, near, x, y, filterFields["_id"])
+	return query.Join(where, inside), order, err
 }
 
 // readPlace reads which part of the list is wanted.
@@ -441,6 +463,8 @@ func listParameters() (all []*huma.Param) {
 	})
 	add(paramCursor, "Opaque, from the Link header of the page before", text())
 	add(paramBox, "West, south, east and north of a box in degrees; a west greater than the east crosses the antimeridian. Its order is x_coord unless given", text())
+	add(paramNear, fmt.Sprintf("Longitude, latitude and metres, of which there are at most %d: what is within that distance, the nearest first. It takes no order", query.MaxMetres), text())
+	add(paramWithin, fmt.Sprintf("A Polygon or MultiPolygon of GeoJSON (RFC 7946) of at most %d positions: what it covers, borders included. Its order is x_coord unless given", query.MaxPositions), text())
 	for _, name := range []string{"and", "or", "not.and", "not.or"} {
 		add(name, "Conditions in parentheses with a comma between, such as (boundary_id.is.null,listing_type.not.eq.3)", text())
 	}

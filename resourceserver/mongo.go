@@ -12,6 +12,8 @@ import (
 	"go.mongodb.org/mongo-driver/mongo/options"
 	"go.mongodb.org/mongo-driver/mongo/readpref"
 	"go.mongodb.org/mongo-driver/x/mongo/driver/topology"
+
+	"github.com/urbandata/urbandata/resourceserver/query"
 )
 
 // Mongo is a [Store] on the collection inmuebles of a replica set. Its client
@@ -136,7 +138,8 @@ func replacePipeline(m *Inmueble) mongo.Pipeline {
 	fresh = append(fresh,
 		bson.E{Key: nameOwner, Value: keptIf(typeIs("$"+nameOwner, "string"), "$"+nameOwner)},
 		bson.E{Key: nameCreatedAt, Value: keptIf(isTime("$"+nameCreatedAt), "$"+nameCreatedAt)},
-		bson.E{Key: nameUpdatedAt, Value: primitive.NewDateTimeFromTime(m.UpdatedAt)})
+		bson.E{Key: nameUpdatedAt, Value: primitive.NewDateTimeFromTime(m.UpdatedAt)},
+		bson.E{Key: query.WordsPath, Value: literal(query.Words(m.Title, m.Description))})
 	return mongo.Pipeline{D{{Key: "$replaceWith", Value: D{{Key: "$cond", Value: A{
 		D{{Key: "$and", Value: same}}, "$$ROOT", fresh,
 	}}}}}}

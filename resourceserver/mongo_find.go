@@ -25,6 +25,7 @@ var mongoIndexes = []mongo.IndexModel{
 	{Keys: bson.D{{Key: "owner", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "other_id", Value: 1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "x_coord", Value: -1}, {Key: "_id", Value: 1}, {Key: "y_coord", Value: 1}}},
+	{Keys: bson.D{{Key: query.WordsPath, Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 }
 
 // Prepare makes the indexes that are missing, while others read and write,
@@ -137,12 +138,12 @@ func withTextID(where *query.Node) bson.D {
 	return bson.D{{Key: "$and", Value: bson.A{where.Mongo(), text}}}
 }
 
-// Find asks for one document more than wanted, to learn whether there are
+// find asks for one document more than wanted, to learn whether there are
 // more, and for all in one batch: the server's first batch is of 101 and a
 // second one costs a round trip. With the batch as large as the limit the
 // server would keep the cursor open, to be closed in a second trip: it is one
 // larger.
-func (s *Mongo) Find(ctx context.Context, q Query) (page Page, err error) {
+func (s *Mongo) find(ctx context.Context, q Query) (page Page, err error) {
 	if err := s.sweepFor(ctx, &q); err != nil {
 		return Page{}, err
 	}
@@ -150,7 +151,7 @@ func (s *Mongo) Find(ctx context.Context, q Query) (page Page, err error) {
 	limit, batch := int64(q.Limit)+1, int32(q.Limit)+2 //nolint:gosec // a page is small
 	var cursor *mongo.Cursor
 	if computed == nil {
-		cursor, err = s.inmuebles.Find(ctx, filter, options.Find().SetSort(sort).SetSkip(int64(q.Skip)).
+		cursor, err = s.inmuebles.Find(ctx, filter, options.Find().SetSort(sort).SetProjection(withoutWords).SetSkip(int64(q.Skip)).
 			SetLimit(limit).SetBatchSize(batch).SetMaxTime(timeLeft(ctx)))
 	} else {
 		cursor, err = s.inmuebles.Aggregate(ctx, mongo.Pipeline{
@@ -196,6 +197,10 @@ func (s *Mongo) Find(ctx context.Context, q Query) (page Page, err error) {
 	}
 	return page, nil
 }
+
+// withoutWords leaves out what a document is found by and no answer has: it is
+// as long as the rest.
+var withoutWords = bson.D{{Key: query.WordsPath, Value: 0}}
 
 // mongoKeys are a document's keys in an order, or nil if one isn't of the
 // field's type.

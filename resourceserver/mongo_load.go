@@ -250,7 +250,7 @@ func (s *Mongo) undoLoad(ctx context.Context, mark *loadMark, givenUp bool) erro
 			return mongoError("undo the load", err)
 		}
 		id := kept.Document.Lookup("_id")
-		if _, err := s.inmuebles.ReplaceOne(ctx, bson.D{{Key: "_id", Value: id}, {Key: nameMark, Value: mark.id}}, kept.Document); err != nil {
+		if err := s.putBack(ctx, bson.D{{Key: "_id", Value: id}, {Key: nameMark, Value: mark.id}}, kept.Document); err != nil {
 			return mongoError("undo the load", err)
 		}
 	}
@@ -313,16 +313,15 @@ func (s *Mongo) Recover(ctx context.Context, wait bool) error {
 	}
 }
 
-// Run undoes loads whose process died, as long as ctx lives. A server runs
-// it.
-func (s *Mongo) Run(ctx context.Context) error {
+// recoverLoads undoes loads whose process died, as long as ctx lives.
+func (s *Mongo) recoverLoads(ctx context.Context) {
 	tick := time.NewTicker(loadLease / 2)
 	defer tick.Stop()
 	for {
 		_ = s.Recover(ctx, false) // a database that is away is tried again
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-tick.C:
 		}
 	}

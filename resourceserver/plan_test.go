@@ -42,12 +42,10 @@ type planner func(t *testing.T, q Query) (costly []string, plan string)
 
 func planSQLite(s *SQLite) planner {
 	return func(t *testing.T, q Query) (costly []string, plan string) {
-		parts := []query.Node{{}}
-		if q.After != nil {
-			parts = q.Order.Seek(q.After)
-		}
-		for i := range parts {
-			text, args := findSQL(&q, &parts[i], true)
+		all, err := s.steps(t.Context(), &q)
+		must(t, err)
+		for i := range all {
+			text, args := findSQL(&q, &all[i], true)
 			var steps []struct {
 				ID, Parent, Notused int
 				Detail              string

@@ -29,6 +29,11 @@
 // Besides, what comes in may be held to [Catalogues] of codes. What is stored
 // isn't: a code that is taken out of one takes no document with it.
 //
+// # An import over HTTP
+//
+// Every other request is over when it is answered. An import is a job in the
+// database, which some server works on ([Server.Run]): jobs.go draws its life.
+//
 // # A document that is no inmueble
 //
 // Other programs, and the original of this one, may have stored documents

@@ -17,7 +17,8 @@ import (
 // itself.
 type SQLite struct {
 	write, read *sqlx.DB
-	finds       *statements // of Find and Count
+	finds       *statements   // of Find and Count
+	changed     chan struct{} // wakes Run
 
 	// Prepared once: parsing SQL costs as much as a read by key.
 	get, check                   *sqlx.Stmt
@@ -40,7 +41,7 @@ const sqliteBy = `(?2 OR (owner = ?3 AND owner <> ''))`
 // may be the same pool; write must have a single connection. [SQLite.Close]
 // releases the statements, not the pools.
 func NewSQLite(ctx context.Context, write, read *sqlx.DB) (*SQLite, error) {
-	s := &SQLite{write: write, read: read, finds: newStatements(read)}
+	s := &SQLite{write: write, read: read, finds: newStatements(read), changed: make(chan struct{}, 1)}
 	for _, p := range []struct {
 		stmt  **sqlx.Stmt
 		db    *sqlx.DB
@@ -109,6 +110,7 @@ func (s *SQLite) Get(ctx context.Context, id string) (Inmueble, error) {
 
 // Insert adds one row.
 func (s *SQLite) Insert(ctx context.Context, m Inmueble) error {
+	defer s.noteChange()
 	return s.insertWith(ctx, s.insert, &m)
 }
 
@@ -128,6 +130,7 @@ func (s *SQLite) Replace(ctx context.Context, m Inmueble, by By) (Inmueble, erro
 		return Inmueble{}, sqliteError(ctx, "replace", err)
 	}
 	m.CreatedAt, m.UpdatedAt = fromMilli(created), fromMilli(updated)
+	s.noteChange()
 	return m, nil
 }
 

@@ -82,7 +82,7 @@ func (s *statements) close() error {
 // another form than ours, so that its keys are SQLite's to say, is all of it
 // asked for again with them.
 func (s *SQLite) Find(ctx context.Context, q Query) (Page, error) {
-	page, err := s.find(ctx, q, q.Into == nil || len(arms(&q)) > 1)
+	page, err := s.find(ctx, q, q.Into == nil || q.Order.ByDistance() || len(arms(&q)) > 1)
 	if errors.Is(err, errNoKeys) {
 		q.Into.clear()
 		page, err = s.find(ctx, q, true)
@@ -95,21 +95,21 @@ var errNoKeys = errors.New("resourceserver: the keys of a row weren't asked for"
 
 // find is Find, with the keys of all rows or without.
 func (s *SQLite) find(ctx context.Context, q Query, keyed bool) (Page, error) {
-	parts := []query.Node{{}}
-	if q.After != nil {
-		parts = q.Order.Seek(q.After)
+	steps, err := s.steps(ctx, &q)
+	if err != nil {
+		return Page{}, err
 	}
 	page := newPage(&q)
-	if len(parts) == 1 {
-		return page, s.findPart(ctx, nil, &q, &parts[0], &page, keyed)
+	if len(steps) == 1 {
+		return page, s.findPart(ctx, nil, &q, &steps[0], &page, keyed)
 	}
 	tx, err := s.finds.db.BeginTxx(ctx, &sql.TxOptions{ReadOnly: true}) // all parts of one moment
 	if err != nil {
 		return Page{}, sqliteError(ctx, "read", err)
 	}
 	defer func() { _ = tx.Rollback() }() // it has only read
-	for i := range parts {
-		if err := s.findPart(ctx, tx, &q, &parts[i], &page, keyed); err != nil {
+	for i := range steps {
+		if err := s.findPart(ctx, tx, &q, &steps[i], &page, keyed); err != nil {
 			return Page{}, err
 		}
 		if page.More {
@@ -119,9 +119,35 @@ func (s *SQLite) find(ctx context.Context, q Query, keyed bool) (Page, error) {
 	return page, nil
 }
 
+// step is a statement for a page: what it looks for beside the query's own
+// condition, and among which rows.
+type step struct {
+	part query.Node
+	from candidates
+}
+
+// steps are the statements for a page, each to be asked if those before it
+// haven't filled it. A circle that they have in them is taken out of q.Where.
+func (s *SQLite) steps(ctx context.Context, q *Query) ([]step, error) {
+	from, usable, err := s.narrow(ctx, &q.Where, maxCandidates)
+	if err != nil {
+		return nil, err
+	}
+	parts, rest := q.rings(from.all())
+	q.Where = rest
+	steps := make([]step, len(parts))
+	for i, part := range parts {
+		steps[i] = step{part, from}
+		if from.all() && usable {
+			steps[i].from = placesOf(&part) // of a ring
+		}
+	}
+	return steps, nil
+}
+
 // findPart adds to the page the rows of one part of the query.
-func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, part *query.Node, page *Page, keyed bool) error {
-	text, args := findSQL(q, part, keyed)
+func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, one *step, page *Page, keyed bool) error {
+	text, args := findSQL(q, one, keyed)
 	stmt, err := s.finds.get(ctx, text)
 	if err != nil {
 		return err
@@ -138,24 +164,28 @@ func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, part *quer
 
 // findSQL is the statement for one part of a query, but for its last two
 // values: limit and offset. Behind the columns of a document stand the keys
-// of the order, if they are wanted, but for the last, which is the id. A
-// statement of several arms needs them.
-func findSQL(q *Query, part *query.Node, keyed bool) (text string, args []any) {
+// of the order, if they are wanted, but for the last, which is the id. Several
+// arms can be ordered only by what is there.
+func findSQL(q *Query, one *step, keyed bool) (text string, args []any) {
+	wheres := []query.Node{q.Where}
+	if keyed && one.from.all() {
+		wheres = arms(q)
+	}
 	b := make([]byte, 0, 512)
-	for i, where := range arms(q) {
+	for i, where := range wheres {
 		if i > 0 {
 			b = append(b, " UNION ALL "...)
 		}
 		b = append(b, "SELECT "+sqliteColumns...)
 		if keyed {
 			for _, k := range q.Order[:len(q.Order)-1] {
-				b = append(append(b, ", "...), k.Field.Column...)
+				b, args = k.Field.AppendSelect(append(b, ", "...), args)
 			}
 		}
-		b = append(b, " FROM inmuebles WHERE "...)
+		b, args = one.from.appendFrom(b, args)
 		b, args = where.AppendSQL(b, args)
 		b = append(b, " AND "...)
-		b, args = part.AppendSQL(b, args)
+		b, args = one.part.AppendSQL(b, args)
 	}
 	b = append(b, " ORDER BY "...)
 	b = q.Order.AppendSQL(b)
@@ -268,7 +298,12 @@ func readRows(ctx context.Context, rows *sqlx.Rows, page *Page, q *Query, keyed 
 
 // Count counts rows.
 func (s *SQLite) Count(ctx context.Context, where query.Node, most int) (n int, err error) {
-	text, args := where.AppendSQL([]byte("SELECT count(*) FROM (SELECT 1 FROM inmuebles WHERE "), nil)
+	from, _, err := s.narrow(ctx, &where, maxCounted)
+	if err != nil {
+		return 0, err
+	}
+	text, args := from.appendFrom([]byte("SELECT count(*) FROM (SELECT 1"), nil)
+	text, args = where.AppendSQL(text, args)
 	stmt, err := s.finds.get(ctx, string(text)+" LIMIT ?)") //nolint:sqlclosecheck // it is kept
 	if err != nil {
 		return 0, err

@@ -10,7 +10,7 @@ import (
 
 // statsSQL is the statement for figures: for each group its keys, its count,
 // and four figures of each field.
-func statsSQL(q *StatsQuery) (text string, args []any) {
+func statsSQL(q *StatsQuery, from *candidates) (text string, args []any) {
 	var b strings.Builder
 	b.WriteString("SELECT ")
 	for _, f := range q.Group {
@@ -24,8 +24,8 @@ func statsSQL(q *StatsQuery) (text string, args []any) {
 		}
 		fmt.Fprintf(&b, ", count(%[1]s), min(%[1]s), max(%[1]s), sum("+sum+")", f.Column)
 	}
-	b.WriteString(" FROM inmuebles WHERE ")
-	condition, args := q.Where.AppendSQL(nil, nil)
+	condition, args := from.appendFrom(nil, nil)
+	condition, args = q.Where.AppendSQL(condition, args)
 	b.Write(condition)
 	for _, f := range q.named() {
 		b.WriteString(sqliteIsOfKind(f))
@@ -65,7 +65,11 @@ func sqliteIsOfKind(f *query.Field) string {
 
 // Stats is one statement.
 func (s *SQLite) Stats(ctx context.Context, q StatsQuery) ([]Group, error) {
-	text, args := statsSQL(&q)
+	from, _, err := s.narrow(ctx, &q.Where, maxCounted)
+	if err != nil {
+		return nil, err
+	}
+	text, args := statsSQL(&q, &from)
 	stmt, err := s.finds.get(ctx, text) //nolint:sqlclosecheck // it is kept
 	if err != nil {
 		return nil, err

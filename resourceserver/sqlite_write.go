@@ -21,6 +21,7 @@ func (s *SQLite) begin(ctx context.Context, f func(tx *sqlx.Tx) error) error {
 		_ = tx.Rollback() // the connection is dropped if even that fails
 		return err
 	}
+	defer s.noteChange()
 	return sqliteError(ctx, "commit", tx.Commit())
 }
 

@@ -166,7 +166,7 @@ func parseFields(parameter, text string, most int, fits func(*query.Field) bool,
 func parseStats(params url.Values) (q StatsQuery, err error) {
 	for _, name := range slices.Sorted(maps.Keys(params)) {
 		switch name {
-		case paramGroup, paramOf, paramBox:
+		case paramGroup, paramOf, paramBox, paramNear, paramWithin:
 			if len(params[name]) > 1 {
 				return q, wrong(name, "is given more than once", "")
 			}
@@ -175,7 +175,7 @@ func parseStats(params url.Values) (q StatsQuery, err error) {
 			}
 		default:
 			if !filterFields.IsFilter(name) {
-				return q, wrong(shown(name), "is not a known parameter", "parameters are the names of fields, text, and, or, bbox, group and of")
+				return q, wrong(shown(name), "is not a known parameter", "parameters are the names of fields, text, and, or, bbox, near, within, group and of")
 			}
 		}
 	}
@@ -340,7 +340,7 @@ func statsParameters() []*huma.Param {
 		{Name: paramOf, In: "query", Schema: text, Description: "Numbers with a comma between, of which to tell count, min, max and mean"},
 	}
 	for _, p := range listParameters() {
-		if p.Name == paramBox || filterFields.IsFilter(p.Name) {
+		if p.Name == paramBox || p.Name == paramNear || p.Name == paramWithin || filterFields.IsFilter(p.Name) {
 			all = append(all, p)
 		}
 	}

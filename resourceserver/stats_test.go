@@ -282,7 +282,7 @@ func codes() (names []string) {
 func TestStatsPlan(t *testing.T) {
 	plan := map[string]func(t *testing.T, s Store, q *StatsQuery) string{
 		"SQLite": func(t *testing.T, s Store, q *StatsQuery) (plan string) {
-			text, args := statsSQL(q)
+			text, args := statsSQL(q, &candidates{})
 			var steps []struct {
 				ID, Parent, Notused int
 				Detail              string

@@ -55,6 +55,7 @@ type commands struct {
 	Import         importCmd         `cmd:"" help:"Load inmuebles from a CSV, NDJSON or JSON file."`
 	Export         exportCmd         `cmd:"" help:"Write all inmuebles as CSV, NDJSON, JSON or GeoJSON."`
 	Seed           seedCmd           `cmd:"" help:"Store made-up inmuebles, to try things out."`
+	Inmuebles      inmueblesCmd      `cmd:"" help:"Look after the database of inmuebles."`
 	Users          usersCmd          `cmd:"" help:"Create, list and disable users; set a password."`
 	Clients        clientsCmd        `cmd:"" help:"Register programs that get tokens in their own name."`
 	Audiences      audiencesCmd      `cmd:"" help:"Register whom tokens are for."`

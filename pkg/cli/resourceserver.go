@@ -198,10 +198,7 @@ func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, ur
 	if err != nil {
 		return err
 	}
-	g.background = append(g.background, verifier.Run, server.Run)
-	if m, ok := store.(*resourceserver.Mongo); ok {
-		g.background = append(g.background, m.Run)
-	}
+	g.background = append(g.background, verifier.Run, server.Run, store.Run)
 	g.serve("inmuebles", l, server, server.Health, drain)
 	return nil
 }
@@ -210,7 +207,9 @@ func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, ur
 type inmueblesStore interface {
 	resourceserver.Store
 	resourceserver.JobStore
+	resourceserver.Checker
 	CursorKey(ctx context.Context) ([]byte, error)
+	Run(ctx context.Context) error
 }
 
 // openInmuebles opens the store that a URL names, migrated.

@@ -161,7 +161,7 @@ func crossOrigin(origins []string) *cors.Cors {
 	return cors.New(cors.Options{
 		AllowedOrigins: origins,
 		AllowedMethods: []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete},
-		AllowedHeaders: []string{"Authorization", "Access-Token", "Content-Type", "Accept", "Accept-Language", "If-Match", "If-None-Match", "Idempotency-Key", "Prefer", "Range", "Range-Unit", "Traceparent"},
+		AllowedHeaders: []string{"Authorization", "Access-Token", "Content-Encoding", "Content-Type", "Accept", "Accept-Language", "If-Match", "If-None-Match", "Idempotency-Key", "Last-Event-ID", "Prefer", "Range", "Range-Unit", "Traceparent"},
 		ExposedHeaders: []string{"Content-Range", "Etag", "Idempotency-Replayed", "Link", "Location", "Preference-Applied", "Ratelimit", "Ratelimit-Policy", "Retry-After", "Www-Authenticate", "X-Request-Id"},
 		MaxAge:         600,
 	})

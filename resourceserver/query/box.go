@@ -36,6 +36,12 @@ func ParseBox(parameter, text string, x, y *Field) (Node, error) {
 	if south > north {
 		return fail("has a south that is north of its north")
 	}
+	return box(x, y, west, south, east, north), nil
+}
+
+// box is the condition of a place being in a box; a west greater than the
+// east crosses the antimeridian.
+func box(x, y *Field, west, south, east, north float64) Node {
 	on := func(f *Field, op Op, v float64) Node { return Node{Op: op, Field: f, Value: v} }
 	height := []Node{on(y, Gte, south), on(y, Lte, north)}
 	var widths []Node
@@ -56,10 +62,66 @@ func ParseBox(parameter, text string, x, y *Field) (Node, error) {
 		}
 	}
 	if len(widths) == 1 {
-		return both(append(widths[0].Nodes, height...)...), nil
+		return both(append(widths[0].Nodes, height...)...)
 	}
-	return both(append(height, Node{Op: Or, Nodes: widths})...), nil
+	return both(append(height, Node{Op: Or, Nodes: widths})...)
 }
 
 // Join is a tree that is true where both are.
 func Join(a, b Node) Node { return both(a, b) }
+
+// Box is one from its west to its east, without a meridian or a pole between
+// that needs another one.
+type Box struct{ West, South, East, North float64 }
+
+// boxes are those of what [box] is true of.
+func boxes(all []Box, west, south, east, north float64) []Box {
+	switch {
+	case west > east:
+		all = append(all, Box{west, south, 180, north}, Box{-180, south, east, north})
+	default:
+		all = append(all, Box{west, south, east, north})
+		if east == 180 && west > -180 {
+			all = append(all, Box{-180, south, -180, north})
+		}
+		if west == -180 && east < 180 {
+			all = append(all, Box{180, south, 180, north})
+		}
+	}
+	if south == -90 {
+		all = append(all, Box{-180, -90, 180, -90})
+	}
+	if north == 90 {
+		all = append(all, Box{-180, 90, 180, 90})
+	}
+	return all
+}
+
+// Boxes are around whatever the tree is true of, for an index of places: the
+// fewest of those of its conditions. nil is everywhere.
+func (n *Node) Boxes() (all []Box) {
+	switch n.Op {
+	case And:
+		for i := range n.Nodes {
+			if some := n.Nodes[i].Boxes(); some != nil && (all == nil || extent(some) < extent(all)) {
+				all = some
+			}
+		}
+	case Near:
+		west, south, east, north := n.Value.(*Circle).corners()
+		return boxes(nil, west, south, east, north)
+	case Inside:
+		for _, p := range n.Value.(*Area).outlines() {
+			all = boxes(all, p.west, p.south, p.east, p.north)
+		}
+	}
+	return all
+}
+
+// extent is the area of boxes in square degrees.
+func extent(all []Box) (sum float64) {
+	for _, b := range all {
+		sum += (b.East - b.West) * (b.North - b.South)
+	}
+	return sum
+}

@@ -24,6 +24,10 @@ func (n *Node) Match(value func(*Field) any) bool {
 			}
 		}
 		return false
+	case Near:
+		return n.Value.(*Circle).has(value)
+	case Inside:
+		return n.Value.(*Area).has(value)
 	}
 	v := value(n.Field)
 	if v == nil {
@@ -65,6 +69,14 @@ func (n *Node) Match(value func(*Field) any) bool {
 	}
 }
 
+// of is the field's value in a document.
+func (f *Field) of(value func(*Field) any) any {
+	if f.from != nil {
+		return f.from.haversine(value)
+	}
+	return value(f)
+}
+
 // key is what a value is compared by.
 func (f *Field) key(v any) any {
 	if text, ok := v.(string); ok && f.Kind == Date {
@@ -101,7 +113,7 @@ func compare(a, b any) int {
 // Compare compares two documents by an order.
 func (o Order) Compare(a, b func(*Field) any) int {
 	for _, k := range o {
-		x, y := a(k.Field), b(k.Field)
+		x, y := k.Field.of(a), k.Field.of(b)
 		if x == nil || y == nil {
 			if x == nil && y == nil {
 				continue

@@ -1,6 +1,9 @@
 package query
 
 import (
+	"regexp"
+	"strings"
+
 	"go.mongodb.org/mongo-driver/bson"
 	"go.mongodb.org/mongo-driver/bson/primitive"
 )
@@ -8,9 +11,34 @@ import (
 // nothing matches no document, and needs no look at any.
 var nothing = bson.D{{Key: "_id", Value: bson.D{{Key: "$in", Value: bson.A{}}}}}
 
+// WordsPath is where MongoDB's documents have their [Words], for an index. A
+// document of another program may lack it.
+const WordsPath = "_words"
+
 // Mongo is the tree as a filter. A field that is missing, or null, has its
 // default, or is null where it has none.
 func (n *Node) Mongo() bson.D {
+	exact := n.mongo()
+	clauses := n.Clauses()
+	if clauses == nil {
+		return exact
+	}
+	all := bson.A{}
+	for _, clause := range clauses {
+		either := bson.A{nil} // what has no list of words is looked at
+		for _, word := range clause {
+			if beginning, ok := strings.CutSuffix(word, "*"); ok {
+				either = append(either, primitive.Regex{Pattern: "^" + regexp.QuoteMeta(beginning)})
+			} else {
+				either = append(either, word)
+			}
+		}
+		all = append(all, bson.D{{Key: WordsPath, Value: bson.D{{Key: "$in", Value: either}}}})
+	}
+	return bson.D{{Key: "$and", Value: append(all, exact)}}
+}
+
+func (n *Node) mongo() bson.D {
 	f := n.Field
 	on := func(path, operator string, v any) bson.D {
 		return bson.D{{Key: path, Value: bson.D{{Key: operator, Value: v}}}}
@@ -23,16 +51,20 @@ func (n *Node) Mongo() bson.D {
 		case len(n.Nodes) == 0:
 			return nothing
 		case len(n.Nodes) == 1:
-			return n.Nodes[0].Mongo()
+			return n.Nodes[0].mongo()
 		}
 		all := make(bson.A, len(n.Nodes))
 		for i := range n.Nodes {
-			all[i] = n.Nodes[i].Mongo()
+			all[i] = n.Nodes[i].mongo()
 		}
 		if n.Op == And {
 			return bson.D{{Key: "$and", Value: all}}
 		}
 		return bson.D{{Key: "$or", Value: all}}
+	case Near:
+		return n.Value.(*Circle).mongo()
+	case Inside:
+		return n.Value.(*Area).mongo()
 	case Null:
 		return on(f.Path, "$eq", nil)
 	case NotNull:
@@ -140,6 +172,8 @@ func (o Order) MongoSort() (sort, computed bson.D) {
 		n := string(rune('0' + i))
 		path := f.Path
 		switch {
+		case f.from != nil:
+			computed = append(computed, bson.E{Key: path, Value: f.from.mongoDistance()})
 		case f.Default != nil:
 			path = "_value" + n
 			computed = append(computed, bson.E{Key: path, Value: bson.D{{Key: "$ifNull", Value: bson.A{"$" + f.Path, f.mongo(f.Default)}}}})

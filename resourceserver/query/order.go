@@ -112,7 +112,7 @@ func (o Order) Seek(keys []any) []Node {
 			if keys[j] == nil {
 				same = append(same, Node{Op: Null, Field: o[j].Field})
 			} else {
-				same = append(same, Node{Op: Eq, Field: o[j].Field, Value: keys[j]})
+				same = append(same, o[j].Field.on(Eq, keys[j]))
 			}
 		}
 		k := o[i]
@@ -123,7 +123,7 @@ func (o Order) Seek(keys []any) []Node {
 			if k.Desc {
 				op = Lt
 			}
-			part(Node{Op: op, Field: k.Field, Value: keys[i]})
+			part(k.Field.on(op, keys[i]))
 			if k.Field.Nullable && !k.NullsFirst {
 				part(Node{Op: Null, Field: k.Field})
 			}
@@ -132,4 +132,12 @@ func (o Order) Seek(keys []any) []Node {
 		}
 	}
 	return parts
+}
+
+// on is the condition that the field stands in a relation to a key.
+func (f *Field) on(op Op, key any) Node {
+	if v, ok := key.(float64); ok && f.from != nil {
+		return f.from.on(op, v)
+	}
+	return Node{Op: op, Field: f, Value: key}
 }

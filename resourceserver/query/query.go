@@ -66,12 +66,15 @@ type Field struct {
 	Kind     Kind
 	Nullable bool
 	Long     bool     // too long to be a key of an order
+	Indexed  bool     // the index of words has its words: see Words
 	Any      []*Field // a name for several fields of text, of which one must have the word; for full text alone
 	Default  any      // what a document that lacks it has; nil where there is no such thing
 
 	Column string // SQL: an expression that is never missing a default
 	Path   string // MongoDB: the element, which may be missing when it has its default
 	Raw    string // where the text itself is, if Column and Path hold the keys of dates
+
+	from *Circle // the value is the distance from its middle
 }
 
 // Fields are the fields that there are: the allow-list.
@@ -102,11 +105,13 @@ const (
 	Nilike
 	Word // Field has the word that Value is: see [MatchWord]
 	Nword
+	Near   // the place is in the Circle that Value is
+	Inside // the place is in the Area that Value is
 )
 
 // What the parser knows beside: full text becomes a tree of words.
 const (
-	fullText Op = iota + Nword + 1
+	fullText Op = iota + Inside + 1
 	plainText
 )
 

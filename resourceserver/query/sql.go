@@ -3,8 +3,8 @@ package query
 // AppendSQL appends the tree as a condition of SQLite's, with a ? for every
 // value, and the values. No text of a request becomes part of the SQL.
 // Patterns are matched by the function inmuebles_like(pattern, text, fold),
-// which is [MatchPattern], and words by inmuebles_word(word, text), which is
-// [MatchWord].
+// which is [MatchPattern], words by inmuebles_word(word, text), which is
+// [MatchWord], and places by inmuebles_distance and inmuebles_inside.
 func (n *Node) AppendSQL(b []byte, args []any) ([]byte, []any) {
 	switch n.Op {
 	case And, Or:
@@ -45,6 +45,10 @@ func (n *Node) AppendSQL(b []byte, args []any) ([]byte, []any) {
 			b, args = append(b, '?'), append(args, v)
 		}
 		return append(b, ')'), args
+	case Near:
+		return n.Value.(*Circle).appendSQL(b, args)
+	case Inside:
+		return n.Value.(*Area).appendSQL(b, args)
 	case Null:
 		return append(append(b, n.Field.Column...), " IS NULL"...), args
 	case NotNull:
@@ -81,6 +85,16 @@ func (f *Field) text(otherwise string) string {
 		return f.Raw
 	}
 	return otherwise
+}
+
+// AppendSelect appends the field as a column of a SELECT, by the name that an
+// order has.
+func (f *Field) AppendSelect(b []byte, args []any) ([]byte, []any) {
+	if f.from != nil {
+		b, args = f.from.appendDistance(b, args)
+		b = append(b, " AS "...)
+	}
+	return append(b, f.Column...), args
 }
 
 // AppendSQL appends the order as the terms of an ORDER BY.

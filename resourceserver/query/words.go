@@ -2,6 +2,8 @@ package query
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -138,6 +140,66 @@ func MatchWord(word, text string) bool {
 		}
 		return true
 	})
+}
+
+// Words are the words of the texts that an index has, folded, each once and in order, for an
+// index of words. Of a long one there are the first MaxWord characters, by
+// which it is found among others. There is always one: of no words, "".
+func Words(texts ...string) []string {
+	found := map[string]struct{}{}
+	for _, text := range texts {
+		eachWord(text, func(word []rune) bool {
+			found[string(word[:min(len(word), MaxWord)])] = struct{}{}
+			return false
+		})
+	}
+	if len(found) == 0 {
+		return []string{""}
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
+// Limits on what an index of words is asked.
+const (
+	maxClauses = 8
+	maxClause  = 64
+)
+
+// Clauses are what an index of words can say about the tree: it is true of no
+// document that lacks, of any clause, all the words. Words with a * at their
+// end are beginnings. None is all that there is to say of many trees.
+func (n *Node) Clauses() (all [][]string) {
+	switch n.Op {
+	case Word:
+		if word, ok := n.Value.(string); ok && n.Field.Indexed {
+			return [][]string{{word}}
+		}
+	case And:
+		for i := range n.Nodes {
+			all = append(all, n.Nodes[i].Clauses()...)
+		}
+		return all[:min(len(all), maxClauses)]
+	case Or:
+		var either []string
+		for i := range n.Nodes {
+			some := n.Nodes[i].Clauses()
+			if some == nil {
+				return nil
+			}
+			best := some[0]
+			for _, clause := range some[1:] {
+				if len(clause) < len(best) || len(clause) == len(best) && len(clause[0]) > len(best[0]) {
+					best = clause // of fewer words, or of a longer one: they are rarer
+				}
+			}
+			either = append(either, best...)
+		}
+		slices.Sort(either)
+		if either = slices.Compact(either); len(either) > 0 && len(either) <= maxClause {
+			return [][]string{either}
+		}
+	}
+	return nil
 }
 
 // wordRegex is MatchWord's word as a regular expression of PCRE.

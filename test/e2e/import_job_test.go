@@ -13,9 +13,9 @@ import (
 
 // importStatus is an import as the API answers it.
 type importStatus struct {
-	ID, State                        string
+	ID, State                         string
 	Row, Rows, Stored, Done, Attempts int
-	Error                            *struct{ Code, Detail string }
+	Error                             *struct{ Code, Detail string }
 }
 
 // TestImportKilled kills the process that works on an import over HTTP, in the

@@ -1,0 +1,202 @@
+package resourceserver
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/urbandata/urbandata/resourceserver/query"
+)
+
+// The indexes of places (an R*Tree) and of words (FTS5) are filled behind the
+// writers: a trigger notes each row that was inserted, changed or deleted in
+// inmuebles_changed, whichever program did it, and [SQLite.Run] brings the
+// indexes up to date and strikes the row out, in one transaction. A query
+// takes for candidates what an index names and what is noted, and looks at
+// each itself. So it is right at every moment, and a writer waits for no
+// index.
+
+const (
+	// changedBatch is how many rows one transaction of Run takes, while other
+	// writers wait: some 10 ms.
+	changedBatch = 500
+
+	// maxChanged is how many noted rows a query looks at beside an index. With
+	// more, as after an import, it does without the index.
+	maxChanged = 1000
+
+	// maxCandidates is how many rows a page sorts. With more, they are so many
+	// that the order's index meets them soon.
+	maxCandidates = 2000
+
+	// maxCounted is how many rows are counted and added up by way of an index.
+	// With more, the table is as good.
+	maxCounted = 100_000
+)
+
+// Run keeps the indexes that are filled behind the writers, as long as ctx
+// lives. A server runs it.
+func (s *SQLite) Run(ctx context.Context) error {
+	const (
+		others = 5 * time.Second        // after which another program's changes are seen
+		pause  = 100 * time.Millisecond // for writers to come together
+	)
+	for {
+		for {
+			n, err := s.index(ctx)
+			if err != nil || n == 0 { // a busy database is tried again
+				break
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.changed:
+		case <-time.After(others):
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+	}
+}
+
+// noteChange has Run look.
+func (s *SQLite) noteChange() {
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+// index brings the indexes up to date with some of the noted rows, and
+// returns how many.
+func (s *SQLite) index(ctx context.Context) (n int64, err error) {
+	var last *int64
+	if err := s.finds.db.GetContext(ctx, &last, `SELECT max(seq) FROM (SELECT seq FROM inmuebles_changed ORDER BY seq LIMIT ?)`, changedBatch); err != nil {
+		return 0, sqliteError(ctx, "look for changes", err)
+	}
+	if last == nil {
+		return 0, nil
+	}
+	err = s.begin(ctx, func(tx *sqlx.Tx) error {
+		for _, text := range []string{
+			`DELETE FROM inmuebles_places WHERE seq IN (SELECT seq FROM inmuebles_changed WHERE seq <= ?)`,
+			`INSERT INTO inmuebles_places SELECT seq, x_coord, x_coord, y_coord, y_coord FROM inmuebles
+				WHERE seq IN (SELECT seq FROM inmuebles_changed WHERE seq <= ?)` + sqliteIsOfKind(filterFields["x_coord"]) + sqliteIsOfKind(filterFields["y_coord"]),
+			`DELETE FROM inmuebles_words WHERE rowid IN (SELECT seq FROM inmuebles_changed WHERE seq <= ?)`,
+			`INSERT INTO inmuebles_words (rowid, words) SELECT seq, inmuebles_words(title, description) FROM inmuebles
+				WHERE seq IN (SELECT seq FROM inmuebles_changed WHERE seq <= ?)`,
+			`DELETE FROM inmuebles_changed WHERE seq <= ?`,
+		} {
+			result, err := tx.ExecContext(ctx, text, *last)
+			if err != nil {
+				return sqliteError(ctx, "index", err)
+			}
+			n, _ = result.RowsAffected()
+		}
+		return nil
+	})
+	return n, err
+}
+
+// candidates are rows by an index that is filled behind the writers: a list
+// of seq that has each row which a condition is true of, among others. Its
+// zero value is all rows.
+type candidates struct {
+	text string // a SELECT
+	args []any
+}
+
+// placesOf are the candidates for a condition on places.
+func placesOf(where *query.Node) (c candidates) {
+	boxes := where.Boxes()
+	for i, b := range boxes {
+		if i > 0 {
+			c.text += " UNION ALL "
+		}
+		c.text += "SELECT seq FROM inmuebles_places WHERE max_x >= ? AND min_x <= ? AND max_y >= ? AND min_y <= ?"
+		c.args = append(c.args, b.West, b.East, b.South, b.North)
+	}
+	return c
+}
+
+// wordsOf are the candidates for a condition on words.
+func wordsOf(where *query.Node) (c candidates) {
+	clauses := where.Clauses()
+	if clauses == nil {
+		return c
+	}
+	var match strings.Builder
+	for i, clause := range clauses {
+		if i > 0 {
+			match.WriteString(" AND ")
+		}
+		for j, word := range clause {
+			before := " OR "
+			if j == 0 {
+				before = "("
+			}
+			word, beginning := strings.CutSuffix(word, "*")
+			match.WriteString(before + `"` + word + `"`)
+			if beginning {
+				match.WriteByte('*')
+			}
+		}
+		match.WriteByte(')')
+	}
+	return candidates{"SELECT rowid FROM inmuebles_words WHERE inmuebles_words MATCH ?", []any{match.String()}}
+}
+
+func (c *candidates) all() bool { return c.text == "" }
+
+// number counts candidates up to most.
+func (s *SQLite) number(ctx context.Context, c *candidates, most int) (n int, err error) {
+	stmt, err := s.finds.get(ctx, "SELECT count(*) FROM (SELECT 1 FROM ("+c.text+") LIMIT ?)") //nolint:sqlclosecheck // it is kept
+	if err != nil {
+		return 0, err
+	}
+	err = stmt.QueryRowxContext(ctx, append(c.args[:len(c.args):len(c.args)], most)...).Scan(&n)
+	return n, sqliteError(ctx, "count candidates", err)
+}
+
+// narrow finds the fewest candidates for a condition, if an index names some
+// and there are at most most. usable is whether an index may be used at all.
+func (s *SQLite) narrow(ctx context.Context, where *query.Node, most int) (fewest candidates, usable bool, err error) {
+	options := []candidates{placesOf(where), wordsOf(where)}
+	changed := candidates{text: "SELECT seq FROM inmuebles_changed"}
+	for i := range options {
+		c := &options[i]
+		if c.all() {
+			continue
+		}
+		if !usable {
+			n, err := s.number(ctx, &changed, maxChanged+1)
+			if err != nil || n > maxChanged {
+				return candidates{}, false, err
+			}
+			usable = true
+		}
+		n, err := s.number(ctx, c, most+1)
+		if err != nil {
+			return candidates{}, false, err
+		}
+		if n <= most {
+			fewest, most = *c, n
+		}
+	}
+	return fewest, usable, nil
+}
+
+// appendFrom appends from which rows, and the beginning of a WHERE. Without
+// candidates SQLite chooses an index by itself.
+func (c *candidates) appendFrom(b []byte, args []any) ([]byte, []any) {
+	if c.all() {
+		return append(b, " FROM inmuebles WHERE "...), args
+	}
+	b = append(append(b, " FROM inmuebles NOT INDEXED WHERE seq IN ("...), c.text...)
+	return append(b, " UNION ALL SELECT seq FROM inmuebles_changed) AND "...), append(args, c.args...)
+}
