@@ -2,6 +2,7 @@ package authserver
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"slices"
@@ -9,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/jmoiron/sqlx"
 
 	"github.com/urbandata/urbandata/pkg/cli/database"
 )
@@ -23,6 +26,7 @@ func TestPurgeByIndex(t *testing.T) {
 			{"email_links", "hash", "expires_at <= ?"},
 			{"users", "id", "erase_at <= ?"},
 			{"client_assertions", "id", "expires_at < ?"},
+			{"api_tokens", "id", "expires_at <= ?"},
 			{"revocations", "id", "at < ?"},
 		} {
 			column, _, _ := strings.Cut(tc.condition, " ")
@@ -42,23 +46,27 @@ func TestPurgeByIndex(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var plan []string
-			for rows.Next() {
-				line, err := rows.SliceScan()
-				if err != nil {
-					t.Fatal(err)
-				}
-				plan = append(plan, fmt.Sprint(line[len(line)-1]))
-			}
-			if err := rows.Err(); err != nil {
+			plan, err := lastColumn(rows)
+			if err := errors.Join(err, rows.Close(), tx.Rollback()); err != nil {
 				t.Fatal(err)
 			}
-			_ = tx.Rollback()
 			if text := strings.Join(plan, "\n"); !strings.Contains(text, want) {
 				t.Errorf("%s: no index on %s:\n%s", tc.table, column, text)
 			}
 		}
 	})
+}
+
+// lastColumn is the last value of each row.
+func lastColumn(rows *sqlx.Rows) (values []string, err error) {
+	for rows.Next() {
+		row, err := rows.SliceScan()
+		if err != nil {
+			return nil, err
+		}
+		values = append(values, fmt.Sprint(row[len(row)-1]))
+	}
+	return values, rows.Err()
 }
 
 var benchSessions = flag.Int("sessions", 100_000, "expired sessions that BenchmarkPurge deletes; as many are kept")

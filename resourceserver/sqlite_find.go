@@ -99,6 +99,7 @@ func (s *SQLite) find(ctx context.Context, q Query, keyed bool) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
+	keyed = keyed || len(arms(&q)) > 1
 	page := newPage(&q)
 	if len(steps) == 1 {
 		return page, s.findPart(ctx, nil, &q, &steps[0], &page, keyed)
