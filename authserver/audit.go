@@ -71,6 +71,8 @@ const (
 	actFactorOn        = "second_factor.on"
 	actFactorOff       = "second_factor.off"
 	actRecoveryCodes   = "recovery_codes.replaced"
+	actAPITokenCreated = "api_token.created"
+	actAPITokenEnded   = "api_token.ended"
 	actSessionEnded    = "session.ended"
 	actSessionReused   = "session.reuse_detected" // and so ended
 	actClientCreated   = "client.created"
@@ -153,6 +155,14 @@ type (
 	sessionsState struct {
 		Sessions []string `json:"sessions"`
 		Count    int      `json:"count"`
+	}
+	apiTokenState struct {
+		APIToken  string    `json:"api_token"` // its id
+		Scope     string    `json:"scope"`
+		ExpiresAt time.Time `json:"expires_at"`
+	}
+	apiTokensState struct {
+		APITokens []string `json:"api_tokens"` // their ids
 	}
 	deletedState struct {
 		EraseAt time.Time `json:"erase_at"`

@@ -77,8 +77,9 @@ type Client struct {
 }
 
 // application is the client that users log in with at /authn/token. It is a
-// public one: it has no secret, and can only refresh.
-var application = &Client{ID: clientID, Name: "urbandata", Grants: []string{GrantRefreshToken}}
+// public one: it has no secret, and can only refresh, and exchange what users
+// made for their own programs.
+var application = &Client{ID: clientID, Name: "urbandata", Grants: []string{GrantRefreshToken, GrantTokenExchange}}
 
 // NewClient is what a client is made from.
 type NewClient struct {

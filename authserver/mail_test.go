@@ -28,7 +28,7 @@ import (
 
 // Every kind can be written in every language, with its link in both parts.
 func TestCompose(t *testing.T) {
-	kinds := []mailKind{mailReset, mailVerify, mailChange, mailKnown, mailPasswordChanged, mailEmailChanged, mailDeleted, mailSecondFactor}
+	kinds := []mailKind{mailReset, mailVerify, mailChange, mailKnown, mailPasswordChanged, mailEmailChanged, mailDeleted, mailSecondFactor, mailAPIToken}
 	for _, kind := range kinds {
 		subjects := map[string]bool{}
 		for _, language := range mailLanguages {
@@ -53,7 +53,7 @@ func TestCompose(t *testing.T) {
 			subjects[m.Subject] = true
 		}
 	}
-	m, err := compose(mailReset, "fr", mailData{Email: `"<b>"@ejemplo.example`})
+	m, err := compose(mailReset, "xx", mailData{Email: `"<b>"@ejemplo.example`})
 	if err != nil || !strings.Contains(m.HTML, `lang="es"`) || strings.Contains(m.HTML, "<b>") {
 		t.Errorf("%v %+v", err, m)
 	}

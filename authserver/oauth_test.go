@@ -101,7 +101,7 @@ func TestClientCredentials(t *testing.T) {
 			t.Errorf("claims %+v", claims)
 		}
 		// A client is no user: the user's routes are closed to it.
-		a.must(401, "GET", "/authn/me", m["access_token"].(string), nil)
+		a.must(403, "GET", "/authn/me", m["access_token"].(string), nil)
 
 		for _, tc := range []struct {
 			name, id, secret string

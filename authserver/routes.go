@@ -69,6 +69,9 @@ func (s *Server) register() error {
 		route(s, http.MethodPost, "/authn/password/reset", public, 202, s.requestReset, "Ask for a link to choose another password")
 		route(s, http.MethodPost, "/authn/password/reset/confirm", public, 204, s.confirmReset, "Use such a link; all sessions end")
 	}
+	route(s, http.MethodGet, "/authn/me/tokens", user, 200, s.listAPITokens, "One's API tokens, the newest first")
+	route(s, http.MethodPost, "/authn/me/tokens", user, 201, s.createAPIToken, "Make an API token for a program of one's own", recentLogin)
+	route(s, http.MethodDelete, "/authn/me/tokens/{id}", user, 204, s.deleteAPIToken, "End one of one's API tokens")
 	route(s, http.MethodGet, "/authn/sessions", user, 200, s.listSessions, "One's live sessions, the newest first")
 	route(s, http.MethodDelete, "/authn/sessions", user, 204, s.endAllSessions, "End all of one's sessions, this one too")
 	route(s, http.MethodDelete, "/authn/sessions/others", user, 204, s.endOtherSessions, "End one's other sessions")
@@ -85,7 +88,7 @@ func (s *Server) register() error {
 
 func route[I, O any](s *Server, method, path string, who access, status int, h func(context.Context, *I) (*O, error), summary string, demands ...demand) {
 	op := huma.Operation{
-		OperationID: operationID(method, path, s.api.Huma.OpenAPI().Paths[path] != nil),
+		OperationID: s.operationID(method, path),
 		Method:      method, Path: path, Summary: summary, DefaultStatus: status, Tags: []string{"authn"},
 		MaxBodyBytes: 64 << 10,
 		Middlewares:  huma.Middlewares{s.withPeer},
@@ -162,11 +165,11 @@ func (s *Server) documentNulls() {
 	}
 }
 
-// operationID names an operation: its path, and the method where that isn't
-// the one that the path first had.
-func operationID(method, path string, another bool) string {
+// operationID names an operation: its path, and the method unless that is GET,
+// or POST where the path has nothing yet.
+func (s *Server) operationID(method, path string) string {
 	id := strings.NewReplacer("/", "-", "{", "", "}", "").Replace(strings.TrimPrefix(strings.TrimPrefix(path, "/authn"), "/"))
-	if method == http.MethodGet || method == http.MethodPost && !another {
+	if method == http.MethodGet || method == http.MethodPost && s.api.Huma.OpenAPI().Paths[path] == nil {
 		return id
 	}
 	return id + "-" + strings.ToLower(method)
@@ -214,6 +217,12 @@ func problem(ctx context.Context, err error) *web.Problem {
 			web.AtMember("/audience", "is not open to users"))
 		p.OAuthError = "invalid_target" // RFC 8707 §2
 		return p
+	case errors.Is(err, errNoLogin):
+		return userNeeded()
+	case errors.Is(err, ErrNoAPIToken):
+		return web.NewProblem(http.StatusNotFound, "not_found", "You have no such API token, or it has ended.")
+	case errors.Is(err, ErrTooManyAPITokens):
+		return web.NewProblem(http.StatusConflict, "too_many_tokens", "You have as many API tokens as can be. Delete one first.")
 	case errors.Is(err, errToken), errors.Is(err, ErrNoUser):
 		web.NoteCause(ctx, err)
 		return unauthorized()
@@ -439,7 +448,7 @@ func (s *Server) answer(ctx context.Context, kind string, g *grant, err error) (
 	}
 	s.logins.WithLabelValues(kind, "granted").Inc()
 	refresh := ""
-	if g.UserID != "" { // a client in its own name asks again instead (RFC 6749 §4.4.3)
+	if g.UserID != "" && !g.APIToken { // a program asks again instead (RFC 6749 §4.4.3)
 		refresh = g.Refresh.String()
 	}
 	return &tokensOutput{
@@ -465,6 +474,9 @@ func (s *Server) signOut(ctx context.Context, in *signOutInput) (*struct{}, erro
 	claims, err := s.bearer(in.Authorization)
 	if err != nil {
 		return nil, err
+	}
+	if claims.AuthTime == 0 {
+		return nil, errNoLogin
 	}
 	session, err := uuid.Parse(claims.Session)
 	if err != nil {

@@ -58,9 +58,12 @@ type caller struct {
 }
 
 // caller returns [ErrNoUser] when the session has ended or the user is
-// disabled.
+// disabled, or errNoLogin when the token comes from no session.
 func (s *Server) caller(ctx context.Context) (*caller, error) {
 	claims, _ := ctx.Value(claimsKey{}).(*token.Claims)
+	if claims.AuthTime == 0 {
+		return nil, errNoLogin
+	}
 	session, err := uuid.Parse(claims.Session)
 	if err != nil {
 		return nil, errToken

@@ -40,7 +40,7 @@ type Store struct {
 	// The hot statements, prepared once: lib/pq makes two round trips of
 	// one that isn't.
 	userByEmail, userFromEmail, userByID, insertSession, rotate, readSession, endSession, liveUser,
-	knownNetwork, counts, clientByID, spend, peekRevoked, readRevoked *sqlx.Stmt
+	knownNetwork, counts, clientByID, spend, apiTokenHash, apiTokenID, peekRevoked, readRevoked *sqlx.Stmt
 
 	wake chan struct{} // see ended
 }
@@ -68,6 +68,8 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 		{&s.knownNetwork, read, `SELECT EXISTS (SELECT 1 FROM sessions WHERE network <> '' AND user_id = (SELECT id FROM users WHERE email_key = ?) AND network = ?)`},
 		{&s.counts, read, "SELECT key, count, last_at, expires_at FROM throttle WHERE key IN (?, ?, ?)"},
 		{&s.clientByID, read, selectClient + " WHERE id = ?"},
+		{&s.apiTokenHash, read, selectAPIToken + " WHERE t.hash = ? AND" + isUsable},
+		{&s.apiTokenID, read, selectAPIToken + " WHERE t.id = ? AND" + isUsable},
 		{&s.spend, write, "INSERT INTO client_assertions (id, expires_at) VALUES (?, ?)"},
 		{&s.peekRevoked, read, peekRevocationsSQL},
 		{&s.readRevoked, read, readRevocationsSQL},
@@ -86,7 +88,7 @@ func (s *Store) Close() error {
 	var errs []error
 	for _, stmt := range []*sqlx.Stmt{
 		s.userByEmail, s.userFromEmail, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser,
-		s.knownNetwork, s.counts, s.clientByID, s.spend, s.peekRevoked, s.readRevoked,
+		s.knownNetwork, s.counts, s.clientByID, s.spend, s.apiTokenHash, s.apiTokenID, s.peekRevoked, s.readRevoked,
 	} {
 		if stmt != nil {
 			errs = append(errs, stmt.Close())
@@ -257,7 +259,7 @@ func (s *Store) endAllOf(ctx context.Context, emailKey, reason string, now time.
 		if err != nil {
 			return err
 		}
-		return s.endAllWithin(ctx, tx, id, uuid.Nil, reason, now)
+		return s.endEverything(ctx, tx, id, reason, now)
 	}
 }
 
@@ -304,10 +306,12 @@ type newSession struct {
 
 // A session starts only for a user who, at that very moment, isn't disabled
 // and still has the password that was checked: else the subquery is NULL,
-// which the column refuses.
+// which the column refuses. Ids are random: one that is there already was put
+// there by the same statement, whose answer was lost.
 const insertSessionSQL = `INSERT INTO sessions (id, user_id, client_id, audience, mark_key, current_hash, history,
 	created_at, rotated_at, idle_expires_at, expires_at, user_agent, network, amr)
-	VALUES (?, (SELECT id FROM users WHERE id = ? AND password_hash = ? AND disabled_at IS NULL), ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?)`
+	VALUES (?, (SELECT id FROM users WHERE id = ? AND password_hash = ? AND disabled_at IS NULL), ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?)
+	ON CONFLICT (id) DO NOTHING`
 
 // startSession stores a session for the user whose password was checked
 // against passwordHash, or returns [ErrNoUser] when that no longer holds.

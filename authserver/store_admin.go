@@ -154,7 +154,7 @@ func (s *Store) changeUser(ctx context.Context, id string, c UserChange, now tim
 			}
 		}
 		if disables {
-			return s.endAllWithin(ctx, tx, id, uuid.Nil, "user disabled", now)
+			return s.endEverything(ctx, tx, id, "user disabled", now)
 		}
 		return nil
 	})
@@ -197,7 +197,7 @@ func (s *Store) deleteByAdministrator(ctx context.Context, id string, eraseAt, n
 		}
 		return inTurn(tx,
 			s.recorded(ctx, now, act{what: actDeleted, whom: userName(id), after: deletedState{eraseAt.UTC()}}),
-			func(tx *sqlx.Tx) error { return s.endAllWithin(ctx, tx, id, uuid.Nil, "account deleted", now) })
+			func(tx *sqlx.Tx) error { return s.endEverything(ctx, tx, id, "account deleted", now) })
 	})
 	return eraseAt.UTC(), err
 }

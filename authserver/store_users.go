@@ -123,7 +123,7 @@ func (s *Store) deleteUser(ctx context.Context, u *userRow, eraseAt time.Time, n
 			return err
 		}
 		return inTurn(tx, s.recorded(ctx, now, act{what: actDeleted, whom: userName(u.ID), after: deletedState{eraseAt.UTC()}}),
-			func(tx *sqlx.Tx) error { return s.endAllWithin(ctx, tx, u.ID, uuid.Nil, "account deleted", now) },
+			func(tx *sqlx.Tx) error { return s.endEverything(ctx, tx, u.ID, "account deleted", now) },
 			notify(ctx, notice))
 	})
 }

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json"
+
 	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
@@ -25,6 +27,16 @@ var (
 	// lists the first of them.
 	ErrBadRows = errors.New("resourceserver: the file has bad rows")
 )
+
+// headerError is ErrHeader with the reason, and its cause if there is one.
+type headerError struct {
+	reason i18n.Text
+	cause  error
+}
+
+func (e *headerError) Error() string { return ErrHeader.Error() + ": " + e.reason.String() }
+
+func (e *headerError) Unwrap() []error { return []error{ErrHeader, e.cause} }
 
 const maxReported = 20 // rows in a report
 
@@ -101,6 +113,26 @@ type RowError struct {
 	Line   int    // of the file, from 1
 	Column string // as the header names it, "" for the whole row
 	Reason i18n.Text
+}
+
+// keptRowError is a RowError as a job keeps it.
+type keptRowError struct {
+	Line   int       `json:"line"`
+	Column string    `json:"column"`
+	Reason i18n.Kept `json:"reason"`
+}
+
+// MarshalJSON keeps the reason for every language.
+func (e RowError) MarshalJSON() ([]byte, error) {
+	return json.Marshal(keptRowError{e.Line, e.Column, i18n.Kept(e.Reason)})
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (e *RowError) UnmarshalJSON(text []byte) error {
+	var k keptRowError
+	err := json.Unmarshal(text, &k)
+	*e = RowError{k.Line, k.Column, k.Reason.Text()}
+	return err
 }
 
 // String is a line for a person.
@@ -470,8 +502,11 @@ func (r *rowReader) readHeader() error {
 	header, _, err := r.lines.record()
 	switch {
 	case errors.Is(err, io.EOF):
-		return fmt.Errorf("%w: the file is empty", ErrHeader)
+		return &headerError{"the file is empty", nil}
 	case err != nil:
+		if reason := rowFault(err); reason != "" {
+			return &headerError{i18n.Textf("it %s", reason), err}
+		}
 		return fmt.Errorf("%w: it %w", ErrHeader, err)
 	}
 	for _, name := range header {
@@ -484,7 +519,7 @@ func (r *rowReader) readHeader() error {
 		}
 		for i := c.first; i <= c.last; i++ {
 			if r.have&(1<<i) != 0 {
-				return fmt.Errorf("%w: %s and %s are the same", ErrHeader, r.columnOf[i], name)
+				return &headerError{i18n.Textf("%s and %s are the same", r.columnOf[i], name), nil}
 			}
 			r.have.mark(i)
 			r.columnOf[i] = name
@@ -506,7 +541,7 @@ func (r *rowReader) readHeader() error {
 				names[i] = "id_uda"
 			}
 		}
-		return fmt.Errorf("%w: it lacks %s", ErrHeader, strings.Join(names, ", "))
+		return &headerError{i18n.Textf("it lacks %s", strings.Join(names, ", ")), nil}
 	}
 	for i := range fields {
 		if r.columnOf[i] == "" {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // An import over HTTP is a job that outlives the request, and the process:
@@ -76,8 +78,8 @@ type Job struct {
 
 // JobError is why a job failed.
 type JobError struct {
-	Code   string `json:"code"`
-	Detail string `json:"detail"`
+	Code   string    `json:"code"`
+	Detail i18n.Kept `json:"detail"`
 }
 
 // JobOptions are those of a request, as the command line has them.

@@ -74,6 +74,7 @@ func (s *Server) events(ctx context.Context, id, last string) (func(huma.Context
 	return func(hctx huma.Context) {
 		defer s.streams.leave(sub)
 		hctx.SetHeader("Cache-Control", "no-store")
+		hctx.SetHeader("Content-Language", web.Language(ctx).Tag)
 		hctx.SetHeader("X-Accel-Buffering", "no") // nginx would keep it
 		r, w := humamux.Unwrap(hctx)
 		control := http.NewResponseController(w)
@@ -88,7 +89,7 @@ func (s *Server) events(ctx context.Context, id, last string) (func(huma.Context
 		reading := verify.NewContext(r.Context(), claims)
 		poll := time.NewTicker(eventPoll)
 		defer poll.Stop()
-		quiet := time.Now()
+		quiet, l := time.Now(), web.Language(ctx)
 		for {
 			var j Job
 			var p JobProgress
@@ -100,7 +101,7 @@ func (s *Server) events(ctx context.Context, id, last string) (func(huma.Context
 				web.NoteCause(r.Context(), err)
 				return
 			}
-			v := view(&j, p)
+			v := view(l, &j, p)
 			body := v.json()
 			if tag := strings.Trim(etagOf(body), `"`); tag != last {
 				if !send("event: import\nid: " + tag + "\ndata: " + string(body) + "\n\n") {

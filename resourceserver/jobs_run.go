@@ -4,14 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // ImportLimits bound imports over HTTP. Of what is zero, the default holds.
@@ -131,7 +131,7 @@ func (s *Server) take(ctx context.Context, j *Job) (bool, error) {
 	case j.Cancel:
 		s.end(j, JobCancelled, nil)
 	case j.Attempts >= jobAttempts:
-		s.end(j, JobFailed, &JobError{"gave_up", fmt.Sprintf("The import was begun %d times, and each time the server ended before it did.", j.Attempts)})
+		s.end(j, JobFailed, &JobError{"gave_up", i18n.Kept(i18n.Textf("The import was begun %d times, and each time the server ended before it did.", j.Attempts))})
 	default:
 		j.State, j.Attempts = JobRunning, j.Attempts+1
 		if j.Started.IsZero() {
@@ -443,18 +443,28 @@ func (r *jobRun) finish(ctx context.Context, cause error, report Report, err err
 
 // whyFailed says why an import failed, as the command does.
 func (s *Server) whyFailed(ctx context.Context, j *Job, report Report, err error) *JobError {
-	code, because := "", strings.ReplaceAll(err.Error(), "resourceserver: ", "")
+	var code string
+	var because i18n.Text
+	header, _ := errors.AsType[*headerError](err)
 	switch {
+	case header != nil:
+		code, because = "bad_header", i18n.Textf("the file's first row doesn't name the columns it must: %s", header.reason)
 	case errors.Is(err, ErrHeader):
-		code = "bad_header"
+		code, because = "bad_header", "the file's first row can't be read"
 	case errors.Is(err, errUnpacks):
-		code, because = "too_large", fmt.Sprintf("the file unpacks to more than %d bytes", maxUnpacked*s.imports.MaxBytes)
+		code, because = "too_large", i18n.Textf("the file unpacks to more than %d bytes", maxUnpacked*s.imports.MaxBytes)
 	case errors.Is(err, ErrEncoding):
-		code = "bad_encoding"
+		code, because = "bad_encoding", "the file can't be unpacked, or read as text"
 	case errors.Is(err, ErrBadRows):
-		code = "bad_rows"
+		code, because = "bad_rows", "the file has bad rows"
+		if errors.Is(err, ErrNotOwner) {
+			because = "the file has a row with the _id of somebody else's inmueble"
+		}
 	case errors.Is(err, ErrDuplicate):
-		code = "duplicate"
+		code, because = "duplicate", "the _id is taken"
+		if bad, ok := errors.AsType[*BatchError](err); ok {
+			because = i18n.Textf("the _id is taken: %q", shown(bad.ID))
+		}
 	case errors.Is(err, ErrUnavailable):
 		code, because = "unavailable", "the database was not available for a long time"
 	default:
@@ -464,9 +474,9 @@ func (s *Server) whyFailed(ctx context.Context, j *Job, report Report, err error
 		s.log.LogAttrs(ctx, slog.LevelError, "an import failed", slog.String("id", j.ID), slog.String("cause", err.Error()))
 	}
 	if j.Options.Batch > 0 && report.Done > 0 {
-		return &JobError{code, fmt.Sprintf("Rows 1 to %d are stored, go on with from=%d: %s.", report.Done, report.Done+1, because)}
+		return &JobError{code, i18n.Kept(i18n.Textf("Rows 1 to %d are stored, go on with from=%d: %s.", report.Done, report.Done+1, because))}
 	}
-	return &JobError{code, fmt.Sprintf("Nothing was stored: %s.", because)}
+	return &JobError{code, i18n.Kept(i18n.Textf("Nothing was stored: %s.", because))}
 }
 
 // plus is the report of an import that went on where another ended.

@@ -150,20 +150,20 @@ type importStatus struct {
 type importBadRow struct {
 	Line   int    `json:"line" doc:"Of the file, from 1"`
 	Column string `json:"column" doc:"As the header names it; empty for the whole row"`
-	Reason string `json:"reason" doc:"What is wrong with it"`
+	Reason string `json:"reason" doc:"What is wrong with it, in the language of Content-Language"`
 }
 
 type importFailure struct {
 	Code   string `json:"code" doc:"The same in every language"`
-	Detail string `json:"detail" doc:"For a person"`
+	Detail string `json:"detail" doc:"For a person, in the language of Content-Language"`
 }
 
 func jobSchema(r huma.Registry) *huma.Schema {
 	return r.Schema(reflect.TypeFor[importStatus](), true, "Import")
 }
 
-// view is what the API says of a job.
-func view(j *Job, p JobProgress) importStatus {
+// view is what the API says of a job, in a language.
+func view(l *i18n.Language, j *Job, p JobProgress) importStatus {
 	r := &j.Report
 	at := func(t time.Time) *string {
 		if t.IsZero() {
@@ -180,7 +180,10 @@ func view(j *Job, p JobProgress) importStatus {
 		Rows: r.Rows, Stored: r.Stored, Changed: r.Changed, Unchanged: r.Unchanged, Existing: r.Existing,
 		Skipped: r.Skipped, Rejected: r.Rejected, MadeIDs: r.MadeIDs, Done: r.Done,
 		UnknownColumns: r.UnknownColumns, OtherDates: r.OtherDates, LookSwapped: r.LookSwapped, MoreErrors: r.MoreBad,
-		Errors: make([]importBadRow, len(r.Bad)), Error: (*importFailure)(j.Error),
+		Errors: make([]importBadRow, len(r.Bad)),
+	}
+	if j.Error != nil {
+		v.Error = &importFailure{j.Error.Code, l.Say(j.Error.Detail.Text())}
 	}
 	if v.UnknownColumns == nil {
 		v.UnknownColumns = []string{}
@@ -189,7 +192,7 @@ func view(j *Job, p JobProgress) importStatus {
 		v.Delimiter = string(rune(r.Delimiter))
 	}
 	for i, bad := range r.Bad {
-		v.Errors[i] = importBadRow{bad.Line, bad.Column, bad.Reason.String()}
+		v.Errors[i] = importBadRow{bad.Line, bad.Column, l.Say(bad.Reason)}
 	}
 	switch {
 	case j.State == JobRunning && j.Cancel:
@@ -275,14 +278,17 @@ func (in *importInput) options() (JobOptions, error) {
 
 type jobOutput struct {
 	Status   int
-	Location string `header:"Location" doc:"Where the import is"`
+	Location string   `header:"Location" doc:"Where the import is"`
+	Language string   `header:"Content-Language" doc:"Of what is wrong with it"`
+	Vary     []string `header:"Vary"` // a slice is added to what the CORS layer says
 	Body     any
 }
 
-func (s *Server) jobAnswer(status int, j *Job, p JobProgress) *jobOutput {
-	v := view(j, p)
+func (s *Server) jobAnswer(ctx context.Context, status int, j *Job, p JobProgress) *jobOutput {
+	l := web.Language(ctx)
+	v := view(l, j, p)
 	body := v.json()
-	return &jobOutput{status, pathImports + "/" + j.ID, jsontext.Value(body)}
+	return &jobOutput{status, pathImports + "/" + j.ID, l.Tag, []string{"Accept-Language"}, jsontext.Value(body)}
 }
 
 // partTimeout is how long a client may take for one part of a file: 17 kB/s
@@ -338,7 +344,7 @@ func (s *Server) startImport(ctx context.Context, in *importInput) (*jobOutput, 
 	case s.wake <- struct{}{}:
 	default:
 	}
-	return s.jobAnswer(http.StatusAccepted, &j, JobProgress{}), nil
+	return s.jobAnswer(ctx, http.StatusAccepted, &j, JobProgress{}), nil
 }
 
 // importedBefore answers a request whose key has a job: the same, if it is
@@ -356,7 +362,7 @@ func (s *Server) importedBefore(ctx context.Context, u *upload, j *Job, asked st
 	if hex.EncodeToString(u.sum.Sum(nil)) != j.Sum {
 		return nil, s.problem(ctx, "", ErrOtherRequest)
 	}
-	return s.jobAnswer(http.StatusAccepted, j, JobProgress{}), nil
+	return s.jobAnswer(ctx, http.StatusAccepted, j, JobProgress{}), nil
 }
 
 // inTime gives one call of the database the time that a request has.
@@ -468,8 +474,10 @@ type importsInput struct {
 }
 
 type importsOutput struct {
-	Link string `header:"Link" doc:"rel=next leads to older ones (RFC 8288)"`
-	Body any
+	Link     string   `header:"Link" doc:"rel=next leads to older ones (RFC 8288)"`
+	Language string   `header:"Content-Language" doc:"Of what is wrong with them"`
+	Vary     []string `header:"Vary"` // a slice is added to what the CORS layer says
+	Body     any
 }
 
 func (s *Server) listImports(ctx context.Context, in *importsInput) (*importsOutput, error) {
@@ -481,7 +489,8 @@ func (s *Server) listImports(ctx context.Context, in *importsInput) (*importsOut
 	if err != nil {
 		return nil, s.jobProblem(ctx, "", err)
 	}
-	out := &importsOutput{}
+	l := web.Language(ctx)
+	out := &importsOutput{Language: l.Tag, Vary: []string{"Accept-Language"}}
 	if len(jobs) > in.Limit {
 		jobs = jobs[:in.Limit]
 		out.Link = fmt.Sprintf(`<%s?limit=%d&before=%s>; rel="next"`, pathImports, in.Limit, jobs[in.Limit-1].ID)
@@ -491,7 +500,7 @@ func (s *Server) listImports(ctx context.Context, in *importsInput) (*importsOut
 		if i > 0 {
 			body = append(body, ',')
 		}
-		v := view(&jobs[i], s.progressHere(jobs[i].ID))
+		v := view(l, &jobs[i], s.progressHere(jobs[i].ID))
 		body = append(body, v.json()...)
 	}
 	out.Body = jsontext.Value(append(body, ']'))
@@ -542,15 +551,16 @@ type getJobInput struct {
 
 // watchOutput is an import, or a stream of what becomes of it.
 type watchOutput struct {
-	Status int
-	Type   string   `header:"Content-Type"`
-	ETag   string   `header:"ETag" doc:"Strong entity tag of the answer, for If-None-Match"`
-	Vary   []string `header:"Vary"` // a slice is added to what the CORS layer says
-	Body   func(huma.Context)
+	Status   int
+	Type     string   `header:"Content-Type"`
+	Language string   `header:"Content-Language" doc:"Of what is wrong with it"`
+	ETag     string   `header:"ETag" doc:"Strong entity tag of the answer, for If-None-Match"`
+	Vary     []string `header:"Vary"` // a slice is added to what the CORS layer says
+	Body     func(huma.Context)
 }
 
 func (s *Server) getImport(ctx context.Context, in *getJobInput) (*watchOutput, error) {
-	out := &watchOutput{Status: http.StatusOK, Type: accepted(in.Accept, typeJSON, typeEvents), Vary: []string{"Accept"}}
+	out := &watchOutput{Status: http.StatusOK, Type: accepted(in.Accept, typeJSON, typeEvents), Vary: []string{"Accept, Accept-Language"}}
 	if out.Type == "" {
 		return nil, web.NewProblem(http.StatusNotAcceptable, "not_acceptable", i18n.Textf("Only %s and %s can be had here.", typeJSON, typeEvents))
 	}
@@ -562,7 +572,9 @@ func (s *Server) getImport(ctx context.Context, in *getJobInput) (*watchOutput, 
 		out.Body, err = s.events(ctx, in.ID, in.LastEventID)
 		return out, err
 	}
-	v := view(&j, p)
+	l := web.Language(ctx)
+	out.Language = l.Tag
+	v := view(l, &j, p)
 	body := v.json()
 	out.ETag = etagOf(body)
 	if held, err := parseTags(in.IfNoneMatch); err == nil && held.given() && held.weak(out.ETag) { // a broken field is ignored
@@ -578,7 +590,7 @@ func (s *Server) cancelImport(ctx context.Context, in *jobInput) (*jobOutput, er
 		j, p, err := s.look(ctx, in.ID)
 		if err == nil && j.State.Final() {
 			if j.State == JobCancelled {
-				return s.jobAnswer(http.StatusOK, &j, p), nil
+				return s.jobAnswer(ctx, http.StatusOK, &j, p), nil
 			}
 			return nil, web.NewProblem(http.StatusConflict, "import_ended", "The import has ended: there is nothing to cancel.")
 		}
@@ -599,7 +611,7 @@ func (s *Server) cancelImport(ctx context.Context, in *jobInput) (*jobOutput, er
 		if j.State == JobRunning {
 			status = http.StatusAccepted
 			if j.Cancel {
-				return s.jobAnswer(status, &j, p), nil
+				return s.jobAnswer(ctx, status, &j, p), nil
 			}
 			j.Cancel = true
 		} else {
@@ -615,7 +627,7 @@ func (s *Server) cancelImport(ctx context.Context, in *jobInput) (*jobOutput, er
 		if j.State.Final() {
 			s.ended(ctx, &j)
 		}
-		return s.jobAnswer(status, &j, p), nil
+		return s.jobAnswer(ctx, status, &j, p), nil
 	}
 }
 

@@ -115,13 +115,17 @@ func TestImportJobs(t *testing.T) {
 				j := tt.by.ended(tt.by.sent(tt.query, tt.kind, tt.file).ID)
 				says := ""
 				if j.Error != nil {
-					says = j.Error.Detail
+					says = j.Error.Detail.Text().String()
 				}
 				switch w := tt.want; {
 				case j.State != w.State, w.Format != "" && j.Format != w.Format, w.Encoding != "" && j.Encoding != w.Encoding, j.Packing != w.Packing,
 					w.Rows != 0 && j.Rows != w.Rows, j.Stored != w.Stored, j.Changed != w.Changed, j.Existing != w.Existing, j.Rejected != w.Rejected,
 					w.Done != 0 && j.Done != w.Done, j.DryRun != w.DryRun, w.Row != 0 && j.Row != w.Row, j.Attempts != 1, j.Size != int64(len(tt.file)), j.State == "done" && j.Read != j.Size:
 					t.Errorf("%s: %+v %s", tt.name, j, says)
+				}
+				if es := decode[importJob](tt.by.with("Accept-Language", "es").do("GET", "/inmuebles/imports/"+j.ID, "").want(200)); j.Error != nil && es.Error.Detail == j.Error.Detail ||
+					len(j.Errors) > 0 && es.Errors[0].Reason == j.Errors[0].Reason {
+					t.Errorf("%s: in Spanish too %+v %+v", tt.name, es.Error, es.Errors)
 				}
 				if code := ""; j.Error != nil && j.Error.Code != tt.code || j.Error == nil && code != tt.code || !strings.Contains(says, tt.says) {
 					t.Errorf("%s: error %+v, want %q", tt.name, j.Error, tt.code)

@@ -20,11 +20,12 @@ import (
 var mongoIndexes = []mongo.IndexModel{
 	{Keys: bson.D{{Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "listing_type", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
+	{Keys: bson.D{{Key: "listing_type", Value: 1}, {Key: "property_type", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}, {Key: "start_month", Value: 1}}},
 	{Keys: bson.D{{Key: "boundary_id", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "owner", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "other_id", Value: 1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "x_coord", Value: -1}, {Key: "_id", Value: 1}, {Key: "y_coord", Value: 1}}},
-	{Keys: bson.D{{Key: query.WordsPath, Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
+	{Keys: bson.D{{Key: query.WordsPath, Value: 1}}},
 }
 
 // Prepare makes the indexes that are missing, while others read and write,
@@ -105,12 +106,14 @@ func mongoPlan(q *Query) (filter, computed, sort bson.D) {
 	if q.After != nil {
 		// Each part is a range of the index on the order, and MongoDB merges
 		// them; with the filter outside the $or it would sort instead.
-		parts := q.Order.Seek(q.After)
-		either := make(bson.A, len(parts))
-		for i := range parts {
-			either[i] = parts[i].Mongo()
-			if !q.Where.All() {
-				either[i] = bson.D{{Key: "$and", Value: bson.A{q.Where.Mongo(), either[i]}}}
+		var either bson.A
+		for _, part := range q.Order.Seek(q.After) {
+			for _, where := range arms(q) {
+				one := part.Mongo()
+				if !where.All() {
+					one = bson.D{{Key: "$and", Value: bson.A{where.Mongo(), one}}}
+				}
+				either = append(either, one)
 			}
 		}
 		filter = bson.D{{Key: "$or", Value: either}}
@@ -148,7 +151,7 @@ func (s *Mongo) find(ctx context.Context, q Query) (page Page, err error) {
 	limit, batch := int64(q.Limit)+1, int32(q.Limit)+2 //nolint:gosec // a page is small
 	var cursor *mongo.Cursor
 	if computed == nil {
-		cursor, err = s.inmuebles.Find(ctx, filter, options.Find().SetSort(sort).SetSkip(int64(q.Skip)).
+		cursor, err = s.inmuebles.Find(ctx, filter, options.Find().SetSort(sort).SetProjection(withoutWords).SetSkip(int64(q.Skip)).
 			SetLimit(limit).SetBatchSize(batch).SetMaxTime(timeLeft(ctx)))
 	} else {
 		cursor, err = s.inmuebles.Aggregate(ctx, mongo.Pipeline{
@@ -194,6 +197,10 @@ func (s *Mongo) find(ctx context.Context, q Query) (page Page, err error) {
 	}
 	return page, nil
 }
+
+// withoutWords leaves out what a document is found by and no answer has: it is
+// as long as the rest.
+var withoutWords = bson.D{{Key: query.WordsPath, Value: 0}}
 
 // mongoKeys are a document's keys in an order, or nil if one isn't of the
 // field's type.

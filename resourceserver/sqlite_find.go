@@ -82,7 +82,7 @@ func (s *statements) close() error {
 // another form than ours, so that its keys are SQLite's to say, is all of it
 // asked for again with them.
 func (s *SQLite) Find(ctx context.Context, q Query) (Page, error) {
-	page, err := s.find(ctx, q, q.Into == nil || q.Order.ByDistance())
+	page, err := s.find(ctx, q, q.Into == nil || q.Order.ByDistance() || len(arms(&q)) > 1)
 	if errors.Is(err, errNoKeys) {
 		q.Into.clear()
 		page, err = s.find(ctx, q, true)
@@ -99,6 +99,7 @@ func (s *SQLite) find(ctx context.Context, q Query, keyed bool) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
+	keyed = keyed || len(arms(&q)) > 1
 	page := newPage(&q)
 	if len(steps) == 1 {
 		return page, s.findPart(ctx, nil, &q, &steps[0], &page, keyed)
@@ -129,7 +130,11 @@ type step struct {
 // steps are the statements for a page, each to be asked if those before it
 // haven't filled it. A circle that they have in them is taken out of q.Where.
 func (s *SQLite) steps(ctx context.Context, q *Query) ([]step, error) {
-	from, usable, err := s.narrow(ctx, &q.Where, maxCandidates)
+	most := maxCandidates
+	if q.alongPlaces() { // else a page is found along the order, and is dear where few fit
+		most = min(most, 4*q.Limit)
+	}
+	from, usable, err := s.narrow(ctx, &q.Where, most)
 	if err != nil {
 		return nil, err
 	}
@@ -164,18 +169,32 @@ func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, one *step,
 
 // findSQL is the statement for one part of a query, but for its last two
 // values: limit and offset. Behind the columns of a document stand the keys
-// of the order, if they are wanted, but for the last, which is the id.
+// of the order, if they are wanted, but for the last, which is the id. Several
+// arms can be ordered only by what is there.
 func findSQL(q *Query, one *step, keyed bool) (text string, args []any) {
-	b := append(make([]byte, 0, 256), "SELECT "+sqliteColumns...)
-	if keyed {
-		for _, k := range q.Order[:len(q.Order)-1] {
-			b, args = k.Field.AppendSelect(append(b, ", "...), args)
+	wheres := []query.Node{q.Where}
+	if keyed && one.from.all() {
+		wheres = arms(q)
+	}
+	b := make([]byte, 0, 512)
+	for i, where := range wheres {
+		if i > 0 {
+			b = append(b, " UNION ALL "...)
+		}
+		b = append(b, "SELECT "+sqliteColumns...)
+		if keyed {
+			for _, k := range q.Order[:len(q.Order)-1] {
+				b, args = k.Field.AppendSelect(append(b, ", "...), args)
+			}
+		}
+		b, args = one.from.appendFrom(b, args)
+		b, args = where.AppendSQL(b, args)
+		b = append(b, " AND "...)
+		b, args = one.part.AppendSQL(b, args)
+		if one.from.all() && q.alongPlaces() {
+			b, args = appendAround(b, args, query.Join(where, one.part))
 		}
 	}
-	b, args = one.from.appendFrom(b, args)
-	b, args = q.Where.AppendSQL(b, args)
-	b = append(b, " AND "...)
-	b, args = one.part.AppendSQL(b, args)
 	b = append(b, " ORDER BY "...)
 	b = q.Order.AppendSQL(b)
 	// A bare ? as the limit has SQLite plan the statement anew each time.
@@ -202,6 +221,12 @@ func (r *sqliteRow) keys(order query.Order) ([]any, error) {
 			return nil, errNoKeys
 		}
 		keys[i] = m.filterValue(k.Field)
+		if v, ok := keys[i].(bool); ok { // SQLite's are 0 and 1
+			keys[i] = int64(0)
+			if v {
+				keys[i] = int64(1)
+			}
+		}
 		if k.Field.Kind != query.Date {
 			continue
 		}
@@ -287,6 +312,9 @@ func (s *SQLite) Count(ctx context.Context, where query.Node, most int) (n int, 
 	}
 	text, args := from.appendFrom([]byte("SELECT count(*) FROM (SELECT 1"), nil)
 	text, args = where.AppendSQL(text, args)
+	if from.all() {
+		text, args = appendAround(text, args, where)
+	}
 	stmt, err := s.finds.get(ctx, string(text)+" LIMIT ?)") //nolint:sqlclosecheck // it is kept
 	if err != nil {
 		return 0, err

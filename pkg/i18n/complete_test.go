@@ -153,3 +153,74 @@ func verbs(t *testing.T, format string) (all []string) {
 	slices.Sort(all)
 	return slices.Compact(all)
 }
+
+// TestSource: what a text can be made of is found, and what can't be followed
+// is a fault.
+func TestSource(t *testing.T) {
+	const program = `package program
+
+import (
+	"fmt"
+
+	words "github.com/urbandata/urbandata/pkg/i18n"
+)
+
+type reason struct{ text words.Text }
+
+const plain = "a constant without a type"
+
+const typed words.Text = "a constant"
+
+var list = []words.Text{"in a list", plain}
+
+func say(t words.Text, more ...any) reason { return reason{t} }
+
+func found(n int) (words.Text, error) {
+	say("an " + "argument")
+	say(words.Textf("%d of a format", n))
+	say(words.Textf("a format %s", words.Text("in an argument")))
+	if n == 0 {
+		return "a result", nil
+	}
+	text := words.Text("converted")
+	if text == "compared" {
+		text = "assigned"
+	}
+	switch text {
+	case "in a case":
+	}
+	_ = map[words.Text]int{"a key": 1}
+	return "", fmt.Errorf("an error is no message")
+}
+
+func faults(s string, t words.Text) {
+	say(words.Text(s))
+	say(words.Textf(s))
+	say("put together " + t)
+	say(words.Foreign(s))
+}
+`
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "program.go"), []byte(program), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := &source{messages: map[string]string{}}
+	_, fset, imports := listPackages(t)
+	s.read(t, fset, imports, &goPackage{ImportPath: "program", Dir: dir, GoFiles: []string{"program.go"}}, dir)
+	want := []string{
+		"%d of a format", "a constant", "a constant without a type", "a format %s", "a key", "a result", "an argument", "assigned",
+		"compared", "converted", "in a case", "in a list", "in an argument", "put together ",
+	}
+	if got := slices.Sorted(maps.Keys(s.messages)); !slices.Equal(got, want) {
+		t.Errorf("found %q, want %q", got, want)
+	}
+	wantFaults := []string{"program.go:38", "program.go:39", "program.go:40", "program.go:41"}
+	for i, f := range s.faults {
+		if i >= len(wantFaults) || !strings.HasPrefix(f, wantFaults[i]+":") {
+			t.Errorf("fault %s", f)
+		}
+	}
+	if len(s.faults) != len(wantFaults) {
+		t.Errorf("faults %q, want those of %q", s.faults, wantFaults)
+	}
+}

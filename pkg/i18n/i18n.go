@@ -18,7 +18,7 @@
 //
 // English is the source. Every other language is one file of this package,
 // messages/TAG.json, TAG being its BCP 47 tag, an object from the English to
-// the translation:
+// the translation, which is empty until there is one:
 //
 //	"is required": "es obligatorio",
 //	"must have at most %d characters": {
@@ -38,6 +38,7 @@
 package i18n
 
 import (
+	"cmp"
 	"embed"
 	"fmt"
 	"io/fs"
@@ -187,7 +188,7 @@ func (c *Catalogue) Of(tag string) *Language {
 func (l *Language) Say(t Text) string {
 	format, args := t.Parts()
 	if translated, ok := l.texts[format]; ok {
-		format = translated.form(l.tag, args)
+		format = cmp.Or(translated.form(l.tag, args), format) // empty: not translated yet
 	}
 	if args == nil {
 		return format

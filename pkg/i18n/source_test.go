@@ -3,6 +3,7 @@ package i18n_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"go/ast"
 	"go/constant"
@@ -33,7 +34,6 @@ type goPackage struct {
 	Export     string
 	GoFiles    []string
 	Imports    []string
-	Standard   bool
 }
 
 // source is what the program's source says to people.
@@ -48,10 +48,28 @@ type source struct {
 // another way than these is a fault.
 func readSource(t *testing.T) *source {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-export", "-deps", "-json=ImportPath,Dir,Export,GoFiles,Imports,Standard", module+"/...")
+	packages, fset, imports := listPackages(t)
+	s := &source{messages: map[string]string{}}
+	root := filepath.Dir(filepath.Dir(packages[i18nPkg].Dir))
+	for path, p := range packages {
+		if path == i18nPkg || slices.Contains(p.Imports, i18nPkg) {
+			s.read(t, fset, imports, p, root)
+		}
+	}
+	s.foreign(t, packages)
+	return s
+}
+
+// listPackages are the packages of the program and all that they import, with
+// an importer that has their compiled form.
+func listPackages(t *testing.T) (map[string]*goPackage, *token.FileSet, types.Importer) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-export", "-deps", "-json=ImportPath,Dir,Export,GoFiles,Imports", module+"/...")
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("go list: %v", err)
+		var failed *exec.ExitError
+		_ = errors.As(err, &failed)
+		t.Fatalf("go list: %v: %s", err, failed.Stderr)
 	}
 	packages := map[string]*goPackage{}
 	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
@@ -63,17 +81,14 @@ func readSource(t *testing.T) *source {
 		}
 		packages[p.ImportPath] = &p
 	}
-	s := &source{messages: map[string]string{}}
 	fset := token.NewFileSet()
-	imports := importer.ForCompiler(fset, "gc", func(path string) (io.ReadCloser, error) { return os.Open(packages[path].Export) })
-	root := filepath.Dir(filepath.Dir(packages[i18nPkg].Dir))
-	for path, p := range packages {
-		if path == i18nPkg || slices.Contains(p.Imports, i18nPkg) {
-			s.read(t, fset, imports, p, root)
+	return packages, fset, importer.ForCompiler(fset, "gc", func(path string) (io.ReadCloser, error) {
+		p := packages[path]
+		if p == nil {
+			return nil, fmt.Errorf("no package %s", path)
 		}
-	}
-	s.foreign(t, packages)
-	return s
+		return os.Open(p.Export)
+	})
 }
 
 // foreignIn are the packages that may make a Text of what another package

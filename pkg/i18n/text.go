@@ -133,6 +133,13 @@ func (t Text) String() string { return english.Say(t) }
 // MarshalText writes the text in English.
 func (t Text) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
+// Kept is a text that is stored as JSON: the arguments stay apart from the
+// sentence, so that it can be said in any language when it is read again.
+type Kept Text
+
+// Text is what was kept.
+func (k Kept) Text() Text { return Text(k) }
+
 var english = &Language{Tag: English}
 
 // Date is a day: "2 January 2006" in English.

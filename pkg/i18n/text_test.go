@@ -17,6 +17,7 @@ import (
 // made is a language that nobody speaks: one file is all that it takes.
 const made = `{
 	"is required": "egas",
+	"still to be translated": "",
 	"must be %s": "belu %s",
 	"%s or %s": "%s vo %s",
 	"%d of %s": "%[2]s ki %[1]d",
@@ -43,6 +44,7 @@ func TestAnotherLanguage(t *testing.T) {
 		want, plain string
 	}{
 		{"is required", "egas", "is required"},
+		{"still to be translated", "still to be translated", "still to be translated"},
 		{"nobody has translated this", "nobody has translated this", "nobody has translated this"},
 		{i18n.Textf("must be %s", "x"), "belu x", "must be x"},
 		{i18n.Textf("must be %s", i18n.Text("is required")), "belu egas", "must be is required"},
@@ -108,7 +110,7 @@ func TestTextf(t *testing.T) {
 		{"%[2]s %[1]s", []any{"a", "b"}},
 		{"%05d|%-4s|%.2f", []any{42, "x", 1.0 / 3}},
 	} {
-		got := i18n.Textf(tc.format, tc.args...) //nolint:govet // these are the constants of the table
+		got := i18n.Textf(tc.format, tc.args...)
 		if want := fmt.Sprintf(tc.format, tc.args...); got.String() != want {
 			t.Errorf("%q: %q, want %q", tc.format, got.String(), want)
 		}
@@ -144,6 +146,23 @@ func TestJSON(t *testing.T) {
 	out, err := json.Marshal(map[string]i18n.Text{"a": i18n.Textf("must be %s", "x"), "b": "is required"})
 	if want := `{"a":"must be x","b":"is required"}`; err != nil || string(out) != want {
 		t.Errorf("%s, %v, want %s", out, err, want)
+	}
+}
+
+// What is kept can be said in every language later.
+func TestKept(t *testing.T) {
+	type row struct{ Reason i18n.Kept }
+	text := i18n.Textf("must have at most %d characters", 150)
+	out, err := json.Marshal(row{i18n.Kept(text)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back row
+	if err := json.Unmarshal(out, &back); err != nil || back.Reason.Text() != text {
+		t.Errorf("%q, %v, want %q", back.Reason, err, text)
+	}
+	if got := i18n.Of("es").Say(back.Reason.Text()); got != "debe tener como máximo 150 caracteres" {
+		t.Errorf("%q", got)
 	}
 }
 

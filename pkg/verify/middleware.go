@@ -113,6 +113,7 @@ func (v *Verifier) refuse(w http.ResponseWriter, err error) {
 		h.Set("Retry-After", retryAfter)
 	}
 	h.Set("Content-Type", "application/problem+json")
+	h.Set("Content-Language", "en") // others: VerifyRequest, Challenge and one's own words
 	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	// An error here means that the client has gone.

@@ -37,7 +37,7 @@ type service struct {
 	seen []string // ids that a handler was called with
 }
 
-func newService(t *testing.T) *service {
+func newService(t testing.TB) *service {
 	t.Helper()
 	s := &service{log: &bytes.Buffer{}, reg: prometheus.NewRegistry()}
 	a := NewAPI(Info{Title: "test", Version: "1"})

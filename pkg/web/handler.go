@@ -15,6 +15,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/cors"
+
+	"github.com/urbandata/urbandata/pkg/i18n"
 )
 
 // Metrics are the counters of one service's requests.
@@ -46,8 +48,9 @@ func NewMetrics(reg prometheus.Registerer, service string) *Metrics {
 // record is what the chain learns about one request on its way.
 type record struct {
 	traceID string
-	route   string // the template, never the path: a path may hold anything
-	cause   error  // what a problem hid from the client
+	header  http.Header // of the request
+	route   string      // the template, never the path: a path may hold anything
+	cause   error       // what a problem hid from the client
 	http.ResponseWriter
 	status int
 	bytes  int64
@@ -67,6 +70,15 @@ func RequestID(ctx context.Context) string {
 		return r.traceID
 	}
 	return ""
+}
+
+// Language is the language for the request that ctx belongs to, for an answer
+// that is no [Problem]. It says so by Content-Language, and by Vary.
+func Language(ctx context.Context) *i18n.Language {
+	if r := recordOf(ctx); r != nil {
+		return i18n.Choose(r.header[acceptLanguage])
+	}
+	return i18n.Of(i18n.English)
 }
 
 // NoteCause puts err into the log line of the request that ctx belongs to.
@@ -105,7 +117,7 @@ func (a *API) Handler(log *slog.Logger, metrics *Metrics, origins ...string) htt
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		rec := &record{traceID: traceID(r.Header.Get("Traceparent")), ResponseWriter: w}
+		rec := &record{traceID: traceID(r.Header.Get("Traceparent")), header: r.Header, ResponseWriter: w}
 		h := w.Header()
 		h["X-Request-Id"] = []string{rec.traceID}
 		h["X-Content-Type-Options"] = nosniff

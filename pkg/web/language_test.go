@@ -3,8 +3,10 @@ package web
 import (
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/urbandata/urbandata/pkg/i18n/i18ntest"
 )
@@ -59,6 +61,36 @@ func TestLanguages(t *testing.T) {
 				}
 				return r
 			})
+		})
+	}
+}
+
+// BenchmarkLanguages: what Accept-Language costs an answer, and an error. Of
+// what goes well nothing looks at it.
+func BenchmarkLanguages(b *testing.B) {
+	s := newService(b)
+	for _, tc := range []struct{ name, body string }{{"answer", `{"title":"ok"}`}, {"error", `{"title":7,"count":6}`}} {
+		b.Run(tc.name, func(b *testing.B) {
+			took := map[string][]time.Duration{}
+			languages := []string{"", "es-MX,es;q=0.9,en;q=0.8"}
+			for b.Loop() {
+				slices.Reverse(languages)
+				s.log.Reset()
+				for _, language := range languages {
+					r := httptest.NewRequest("POST", "/echo/1?limit=1", strings.NewReader(tc.body))
+					r.Header.Set("Content-Type", "application/json")
+					if language != "" {
+						r.Header.Set("Accept-Language", language)
+					}
+					w := httptest.NewRecorder()
+					start := time.Now()
+					s.ServeHTTP(w, r)
+					took[language] = append(took[language], time.Since(start))
+				}
+			}
+			median := func(d []time.Duration) float64 { slices.Sort(d); return float64(d[len(d)/2]) }
+			slices.Sort(languages)
+			b.ReportMetric(median(took[languages[1]])/median(took[languages[0]]), "x/English")
 		})
 	}
 }

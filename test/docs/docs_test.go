@@ -237,7 +237,7 @@ func bash(t *testing.T, folder, script string) string {
 // TestCommandsRun pastes the marked blocks of a page, in order, into one
 // shell. An answer that is not 2xx fails its curl.
 func TestCommandsRun(t *testing.T) {
-	for page, result := range map[string]string{"README.md": `"_id"`, "docs/api.md": `"_id"`, "docs/accounts.md": `"last_used_at"`, "docs/oauth.md": `"active":true`} {
+	for page, result := range map[string]string{"README.md": `"_id"`, "docs/api.md": `"_id"`, "docs/accounts.md": `"last_used_at"`, "docs/oauth.md": `"active":true`, "docs/verify.md": `"revocations":[`} {
 		t.Run(page, func(t *testing.T) {
 			folder := t.TempDir()
 			u := startUp(t)
