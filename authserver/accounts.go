@@ -277,12 +277,11 @@ func (a *Accounts) SetPassword(ctx context.Context, email, password string) erro
 	return a.store.setPassword(ctx, user.EmailKey, hash, a.now())
 }
 
-// Disable keeps a user from logging in and ends the user's sessions. Access
-// tokens that are out stay valid until they expire: verifiers don't ask. It
-// returns [ErrNoUser] when nobody has the address.
+// Disable is [Accounts.Change] for the user of an address, whom it disables.
 func (a *Accounts) Disable(ctx context.Context, email string) error {
-	ctx = operating(ctx)
-	return a.store.disable(ctx, foldEmail(email), a.now())
+	disabled := true
+	_, err := a.ChangeByEmail(ctx, email, UserChange{Disabled: &disabled})
+	return err
 }
 
 // grant is a session with its current refresh token: all that is needed to
@@ -299,9 +298,12 @@ type grant struct {
 	AMR        string    // how it was made: RFC 8176, with spaces between
 	Unverified bool      // and this server asks for a verified address
 
-	// Scope is what a client may do in its own name; for a user, what it
-	// was asked to be narrowed to, or nil.
+	// Scope is what a client may do in its own name, or who has an API token;
+	// for a user, what it was asked to be narrowed to, or nil.
 	Scope token.Scope
+
+	APIToken bool      // SessionID is an API token's: nobody has logged in
+	Until    time.Time // when the access token must have expired, unless zero
 }
 
 // authenticate returns the user who has this address and password, or
@@ -509,6 +511,7 @@ func (a *Accounts) Sweep(ctx context.Context) error {
 		untilFew(ctx, batch, func() (int64, error) { return a.store.sweep(ctx, now.Add(-keep), batch) }),
 		untilFew(ctx, batch, func() (int64, error) { return a.store.expireCounts(ctx, now, batch) }),
 		untilFew(ctx, batch, func() (int64, error) { return a.store.expireLinks(ctx, now, batch) }),
+		untilFew(ctx, batch, func() (int64, error) { return a.store.expireAPITokens(ctx, now, batch) }),
 		untilFew(ctx, batch/10, func() (int64, error) { return a.store.eraseUsers(ctx, now, batch/10) }),
 		untilFew(ctx, batch, func() (int64, error) { return a.store.forgetOrigins(ctx, now.Add(-a.options.AuditOrigins), batch) }),
 	)

@@ -26,7 +26,8 @@ import (
 // which could use it here. And the user must be an administrator now, not only
 // when the token was made.
 
-// AdminAudience is whom an access token must be for to manage keys.
+// AdminAudience is whom an access token must be for to manage keys, users and
+// clients, and to read the audit.
 const AdminAudience = "authn"
 
 // AdminKey is a signing key as operators see it.
@@ -63,31 +64,38 @@ func (s *Server) administrator(ctx context.Context) (*caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !token.ScopesOf(parseRoles(c.user.Roles)).Has(token.ScopeKeysAdmin) {
-		return nil, insufficientScope()
+	scope, _ := ctx.Value(scopeKey{}).(string)
+	if !token.ScopesOf(parseRoles(c.user.Roles)).Has(scope) {
+		return nil, insufficientScope(scope)
 	}
 	return c, nil
 }
 
-// acting names the caller in the history of what is done under the context.
+// acting names the caller in the history and the audit of what is done under
+// the context.
 func (c *caller) acting(ctx context.Context) context.Context {
-	return keys.WithActor(ctx, "user "+c.user.ID)
+	return keys.WithActor(WithActor(ctx, userName(c.user.ID)), userName(c.user.ID))
 }
 
-func insufficientScope() *web.Problem {
+func insufficientScope(scope string) *web.Problem {
 	return web.NewProblem(http.StatusForbidden, "insufficient_scope",
 		i18n.Textf("This needs an administrator's access token for this server: log in with \"audience\":%q.", AdminAudience)).
-		With("WWW-Authenticate", `Bearer realm="authn", error="insufficient_scope", scope="`+token.ScopeKeysAdmin+`"`)
+		With("WWW-Authenticate", `Bearer realm="authn", error="insufficient_scope", scope="`+scope+`"`)
 }
 
-// authorizeAdmin comes after authenticate.
-func (s *Server) authorizeAdmin(ctx huma.Context, next func(huma.Context)) {
-	claims, _ := ctx.Context().Value(claimsKey{}).(*token.Claims)
-	if !claims.Audience.Has(AdminAudience) || !claims.Scope.Has(token.ScopeKeysAdmin) {
-		s.api.Fail(ctx, insufficientScope())
-		return
+// scopeKey is for the scope that a route of administrators needs.
+type scopeKey struct{}
+
+// authorizeAdmin comes after authenticate, for a route that needs a scope.
+func (s *Server) authorizeAdmin(scope string) func(huma.Context, func(huma.Context)) {
+	return func(ctx huma.Context, next func(huma.Context)) {
+		claims, _ := ctx.Context().Value(claimsKey{}).(*token.Claims)
+		if !claims.Audience.Has(AdminAudience) || !claims.Scope.Has(scope) {
+			s.api.Fail(ctx, insufficientScope(scope))
+			return
+		}
+		next(huma.WithValue(ctx, scopeKey{}, scope))
 	}
-	next(ctx)
 }
 
 func (s *Server) listKeys(ctx context.Context, _ *struct{}) (*adminRingOutput, error) {

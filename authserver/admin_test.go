@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"github.com/google/uuid"
 
 	"github.com/urbandata/urbandata/keys"
 	"github.com/urbandata/urbandata/pkg/cli/database"
@@ -193,6 +194,23 @@ func TestAdminIsForAdministrators(t *testing.T) {
 		{"POST", "/admin/keys/rotate", `{"alg":"EdDSA","emergency":true}`},
 		{"POST", "/admin/keys/rotate", `{"alg":7}`}, // who may not ask isn't told what is wrong with the question
 		{"POST", "/admin/keys/" + kid + "/revoke", `{"reason":"x"}`},
+		{"GET", "/admin/users", ""},
+		{"GET", "/admin/users/" + uuid.Nil.String(), ""},
+		{"PATCH", "/admin/users/" + uuid.Nil.String(), `{"roles":["admin"]}`},
+		{"DELETE", "/admin/users/" + uuid.Nil.String(), ""},
+		{"GET", "/admin/users/" + uuid.Nil.String() + "/sessions", ""},
+		{"DELETE", "/admin/users/" + uuid.Nil.String() + "/sessions", ""},
+		{"DELETE", "/admin/users/" + uuid.Nil.String() + "/sessions/" + uuid.Nil.String(), ""},
+		{"GET", "/admin/clients", ""},
+		{"POST", "/admin/clients", `{"name":"x","scope":"inmuebles:read"}`},
+		{"GET", "/admin/clients/x", ""},
+		{"PATCH", "/admin/clients/x", `{"disabled":true}`},
+		{"DELETE", "/admin/clients/x", ""},
+		{"POST", "/admin/clients/x/rotate_secret", `{}`},
+		{"GET", "/admin/audiences", ""},
+		{"POST", "/admin/audiences", `{"name":"x"}`},
+		{"DELETE", "/admin/audiences/x", ""},
+		{"GET", "/admin/audit", ""},
 	}
 	for _, tc := range []struct {
 		name, bearer string

@@ -48,49 +48,60 @@ const DefaultAuditOrigins = 365 * 24 * time.Hour
 
 // The actions of the log.
 const (
-	actLogin            = "login"
-	actLoginFailed      = "login.failed"
-	actConfirmFailed    = "reauthentication.failed" // a password or code that was asked for again
-	actRegistered       = "user.registered"
-	actRegisterRefused  = "user.registration_refused" // the address is known
-	actCreated          = "user.created"
-	actImported         = "user.imported"
-	actRoles            = "user.roles_changed"
-	actDisabled         = "user.disabled"
-	actEnabled          = "user.enabled"
-	actDeleted          = "user.deleted"
-	actRestored         = "user.restored"
-	actErased           = "user.erased"
-	actPasswordChanged  = "password.changed" //nolint:gosec // names of acts
-	actPasswordSet      = "password.set"     //nolint:gosec // by somebody else
-	actResetRequested   = "password.reset_requested"
-	actPasswordReset    = "password.reset" //nolint:gosec // as above
-	actEmailRequested   = "email.change_requested"
-	actEmailChanged     = "email.changed"
-	actEmailVerified    = "email.verified"
-	actFactorOn         = "second_factor.on"
-	actFactorOff        = "second_factor.off"
-	actRecoveryCodes    = "recovery_codes.replaced"
-	actSessionEnded     = "session.ended"
-	actSessionReused    = "session.reuse_detected" // and so ended
-	actClientCreated    = "client.created"
-	actClientChanged    = "client.changed"
-	actClientSecret     = "client.secret_rotated" //nolint:gosec // as above
-	actClientKeys       = "client.keys_replaced"
-	actClientDisabled   = "client.disabled"
-	actClientEnabled    = "client.enabled"
-	actClientRemoved    = "client.removed"
-	actAudienceCreated  = "audience.created"
-	actAudienceRemoved  = "audience.removed"
-	actorAnonymous      = "anonymous"
-	actorSystem         = "system"
-	actorOperator       = "operator"
+	actLogin           = "login"
+	actLoginFailed     = "login.failed"
+	actConfirmFailed   = "reauthentication.failed" // a password or code that was asked for again
+	actRegistered      = "user.registered"
+	actRegisterRefused = "user.registration_refused" // the address is known
+	actCreated         = "user.created"
+	actImported        = "user.imported"
+	actRoles           = "user.roles_changed"
+	actDisabled        = "user.disabled"
+	actEnabled         = "user.enabled"
+	actDeleted         = "user.deleted"
+	actRestored        = "user.restored"
+	actErased          = "user.erased"
+	actPasswordChanged = "password.changed"
+	actPasswordSet     = "password.set" // by somebody else
+	actResetRequested  = "password.reset_requested"
+	actPasswordReset   = "password.reset"
+	actEmailRequested  = "email.change_requested"
+	actEmailChanged    = "email.changed"
+	actEmailVerified   = "email.verified"
+	actFactorOn        = "second_factor.on"
+	actFactorOff       = "second_factor.off"
+	actRecoveryCodes   = "recovery_codes.replaced"
+	actAPITokenCreated = "api_token.created"
+	actAPITokenEnded   = "api_token.ended"
+	actSessionEnded    = "session.ended"
+	actSessionReused   = "session.reuse_detected" // and so ended
+	actClientCreated   = "client.created"
+	actClientChanged   = "client.changed"
+	actClientSecret    = "client.secret_rotated"
+	actClientKeys      = "client.keys_replaced"
+	actClientDisabled  = "client.disabled"
+	actClientEnabled   = "client.enabled"
+	actClientRemoved   = "client.removed"
+	actAudienceCreated = "audience.created"
+	actAudienceRemoved = "audience.removed"
+)
+
+// Who acts where it is no user and no client.
+const (
+	actorAnonymous = "anonymous"
+	actorSystem    = "system"
+	actorOperator  = "operator"
+)
+
+// Why something was refused or ended.
+const (
 	reasonReused        = "refresh token reused"
 	reasonOTPRequired   = "otp_required"
 	reasonWrongOTP      = "wrong_otp"
-	reasonWrongPassword = "wrong_credentials"
+	reasonWrongPassword = "wrong_credentials" //nolint:gosec // a name
 	reasonDeleted       = "account_deleted"
 	reasonUnverified    = "email_unverified"
+	reasonUnmet         = "unmet_authentication_requirements"
 	reasonThrottled     = "too_many_requests"
 )
 
@@ -144,6 +155,14 @@ type (
 	sessionsState struct {
 		Sessions []string `json:"sessions"`
 		Count    int      `json:"count"`
+	}
+	apiTokenState struct {
+		APIToken  string    `json:"api_token"` // its id
+		Scope     string    `json:"scope"`
+		ExpiresAt time.Time `json:"expires_at"`
+	}
+	apiTokensState struct {
+		APITokens []string `json:"api_tokens"` // their ids
 	}
 	deletedState struct {
 		EraseAt time.Time `json:"erase_at"`
@@ -245,7 +264,7 @@ func (a *Accounts) runAudit(ctx context.Context, failed func(error)) {
 			}
 			return
 		case <-tick.C:
-			if err := a.SettleAudit(ctx); err != nil && ctx.Err() == nil {
+			if err := a.SettleAudit(ctx); err != nil && !isAborted(err) && ctx.Err() == nil { // another replica has done it
 				failed(err)
 			}
 		}
@@ -361,6 +380,8 @@ func refusalReason(err error) string {
 		return reasonDeleted
 	case errors.Is(err, ErrUnverified):
 		return reasonUnverified
+	case errors.Is(err, ErrUnmet):
+		return reasonUnmet
 	}
 	return ""
 }

@@ -30,7 +30,7 @@
 // passwords may be chosen · hash.go, formats.go how they are kept ·
 // outbox.go, mail.go, smtp.go mail · limits.go, throttle.go how often ·
 // audit.go who did what · admin*.go what administrators do over HTTP ·
-// issue.go access tokens · wellknown.go keys and metadata · revocations.go
+// apitokens.go what users' programs have · issue.go access tokens · wellknown.go keys and metadata · revocations.go
 // what has ended before its time · store*.go the SQL.
 package authserver
 
@@ -147,7 +147,7 @@ func New(o Options) (*Server, error) {
 			audiences: &audiences{fixed: fixed, override: o.SigningAlg, store: o.Accounts.store},
 		},
 		logins: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "urbandata_grants_total", Help: "Token requests, by grant (password, refresh) and outcome.",
+			Name: "urbandata_grants_total", Help: "Token requests, by grant and outcome.",
 		}, []string{"grant", "outcome"}),
 		Health: web.NewHealth(
 			web.Check{Name: "database", Func: o.Accounts.store.Check},

@@ -1,6 +1,7 @@
 package authserver
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -76,11 +77,13 @@ type Client struct {
 }
 
 // application is the client that users log in with at /authn/token. It is a
-// public one: it has no secret, and can only refresh.
-var application = &Client{ID: clientID, Name: "urbandata", Grants: []string{GrantRefreshToken}}
+// public one: it has no secret, and can only refresh, and exchange what users
+// made for their own programs.
+var application = &Client{ID: clientID, Name: "urbandata", Grants: []string{GrantRefreshToken, GrantTokenExchange}}
 
 // NewClient is what a client is made from.
 type NewClient struct {
+	ID        string // made if empty
 	Name      string
 	Grants    []string // none means client_credentials
 	Scope     token.Scope
@@ -128,31 +131,9 @@ func (c *Clients) Create(ctx context.Context, n NewClient) (client *Client, secr
 	if len(n.Audiences) == 0 {
 		n.Audiences = []string{InmueblesAudience}
 	}
-	var errs []error
-	refuse := func(field string, reason i18n.Text) { errs = append(errs, &FieldError{field, reason}) }
-	if n.Name == "" || badText(n.Name) != "" {
-		refuse("name", i18n.Textf("must have 1 to %d printable characters", maxName))
-	}
-	for _, g := range n.Grants {
-		if g != GrantClientCredentials && g != GrantRefreshToken {
-			refuse("grant", i18n.Textf("must be %s or %s", GrantClientCredentials, GrantRefreshToken))
-		}
-	}
-	for _, s := range n.Scope {
-		if !slices.Contains(token.Scopes(), s) {
-			refuse("scope", i18n.Textf("must be of %s", strings.Join(token.Scopes(), ", ")))
-		}
-	}
-	if len(n.Scope) == 0 {
-		refuse("scope", i18n.Textf("must name at least one of %s", strings.Join(token.Scopes(), ", ")))
-	}
-	for _, a := range n.Audiences {
-		if !validAudience(a) {
-			refuse("audience", i18n.Textf("must have 1 to %d visible ASCII characters", maxAudience))
-		}
-	}
+	errs := checkClient(n.Name, n.Grants, n.Scope, n.Audiences)
 	row := &clientRow{
-		ID: strings.ReplaceAll(uuid.NewString(), "-", ""), Name: n.Name, Auth: string(ClientSecret),
+		ID: cmp.Or(n.ID, newClientID()), Name: n.Name, Auth: string(ClientSecret),
 		Grants: joinSet(n.Grants), Scopes: joinSet(n.Scope), Audiences: joinSet(n.Audiences),
 		CreatedAt: c.now().UnixMilli(), UpdatedAt: c.now().UnixMilli(),
 	}
@@ -168,11 +149,97 @@ func (c *Clients) Create(ctx context.Context, n NewClient) (client *Client, secr
 	if err := errors.Join(errs...); err != nil {
 		return nil, "", err
 	}
-	if err := c.store.insertClient(ctx, row); err != nil {
+	if err := c.store.insertClient(operating(ctx), row); err != nil {
 		return nil, "", err
 	}
 	client, err = row.client()
 	return client, secret, err
+}
+
+func newClientID() string { return strings.ReplaceAll(uuid.NewString(), "-", "") }
+
+// checkClient says what won't do of a client: a [*FieldError] each.
+func checkClient(name string, grants []string, scope token.Scope, audiences []string) (errs []error) {
+	refuse := func(field string, reason i18n.Text) { errs = append(errs, &FieldError{field, reason}) }
+	if name == "" || badText(name) != "" {
+		refuse("name", i18n.Textf("must have 1 to %d printable characters", maxName))
+	}
+	if len(grants) == 0 || slices.ContainsFunc(grants, func(g string) bool { return g != GrantClientCredentials && g != GrantRefreshToken }) {
+		refuse("grants", i18n.Textf("must be of %s", GrantClientCredentials+", "+GrantRefreshToken))
+	}
+	if len(scope) == 0 || slices.ContainsFunc(scope, func(s string) bool { return !slices.Contains(token.Scopes(), s) }) {
+		refuse("scope", i18n.Textf("must be of %s", strings.Join(token.Scopes(), ", ")))
+	}
+	if len(audiences) == 0 || slices.ContainsFunc(audiences, func(a string) bool { return !validAudience(a) }) {
+		refuse("audiences", i18n.Textf("must have 1 to %d visible ASCII characters", maxAudience))
+	}
+	return errs
+}
+
+// Get returns a client, or [ErrNoClient].
+func (c *Clients) Get(ctx context.Context, id string) (*Client, error) {
+	row, err := c.store.findClient(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return row.client()
+}
+
+// ClientChange is what is changed of a client; nil is left as it is.
+type ClientChange struct {
+	Name      *string
+	Grants    []string
+	Scope     token.Scope
+	Audiences []string
+	JWKS      []byte // of a client with keys
+	Disabled  *bool
+}
+
+// Change changes a client, all or nothing, and returns it as it is then. Access
+// tokens that are out stay as they are until they expire. It returns
+// [ErrNoClient], also for keys of a client with a secret, or joined
+// [*FieldError]s.
+func (c *Clients) Change(ctx context.Context, id string, change ClientChange) (*Client, error) {
+	row, err := c.store.changeClient(operating(ctx), id, c.now(), func(row *clientRow) error {
+		var errs []error
+		if change.Name != nil {
+			row.Name = *change.Name
+		}
+		for _, set := range []struct {
+			to     *string
+			values []string
+		}{{&row.Grants, change.Grants}, {&row.Scopes, change.Scope}, {&row.Audiences, change.Audiences}} {
+			if set.values != nil {
+				*set.to = joinSet(set.values)
+			}
+		}
+		if change.JWKS != nil {
+			if row.JWKS == nil {
+				return ErrNoClient
+			}
+			keys, err := clientKeys(change.JWKS)
+			if err != nil {
+				errs = append(errs, err)
+			}
+			row.JWKS = &keys
+		}
+		if ms := c.now().UnixMilli(); change.Disabled != nil && *change.Disabled != (row.DisabledAt != nil) {
+			row.DisabledAt = nil
+			if *change.Disabled {
+				row.DisabledAt = &ms
+			}
+		}
+		return errors.Join(append(errs, checkClient(row.Name, strings.Fields(row.Grants), strings.Fields(row.Scopes), strings.Fields(row.Audiences))...)...)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return row.client()
+}
+
+// Remove forgets a client for ever. It returns [ErrNoClient].
+func (c *Clients) Remove(ctx context.Context, id string) error {
+	return c.store.removeClient(operating(ctx), id, c.now())
 }
 
 // List returns up to limit clients in the order of their ids, after one ("" for
@@ -197,25 +264,29 @@ func (c *Clients) List(ctx context.Context, after string, limit int) ([]Client, 
 // on for the overlap, so that nothing breaks while it is brought to where the
 // client runs. It returns [ErrNoClient], also for a client without secrets.
 func (c *Clients) RotateSecret(ctx context.Context, id string, overlap time.Duration) (secret string, err error) {
+	return c.rotateFrom(ctx, id, nil, overlap)
+}
+
+// rotateFrom is RotateSecret for a client whose secret has a hash, or had it
+// before a rotation of which nobody was told; nil is any.
+func (c *Clients) rotateFrom(ctx context.Context, id string, found []byte, overlap time.Duration) (secret string, err error) {
 	secret, hash := newSecret()
 	now := c.now()
-	return secret, c.store.rotateSecret(ctx, id, hash, now, now.Add(overlap))
+	return secret, c.store.rotateSecret(operating(ctx), id, found, hash, now, now.Add(overlap))
 }
 
 // SetKeys puts a client's public keys in place of those it had. It returns
 // [ErrNoClient], also for a client with a secret, or a [*FieldError].
 func (c *Clients) SetKeys(ctx context.Context, id string, jwks []byte) error {
-	keys, err := clientKeys(jwks)
-	if err != nil {
-		return err
-	}
-	return c.store.setClientKeys(ctx, id, keys, c.now())
+	_, err := c.Change(ctx, id, ClientChange{JWKS: jwks})
+	return err
 }
 
 // SetDisabled keeps a client from getting tokens, or lets it again. Access
 // tokens that are out stay valid until they expire. It returns [ErrNoClient].
 func (c *Clients) SetDisabled(ctx context.Context, id string, disabled bool) error {
-	return c.store.disableClient(ctx, id, disabled, c.now())
+	_, err := c.Change(ctx, id, ClientChange{Disabled: &disabled})
+	return err
 }
 
 // Sweep forgets assertions that have expired, a bounded number at a time.
@@ -299,8 +370,9 @@ func validAudience(name string) bool {
 }
 
 // AddAudience registers an audience. Servers that run learn of it within
-// seconds. It returns [ErrAudienceTaken], or joined [*FieldError]s.
-func (c *Clients) AddAudience(ctx context.Context, a RegisteredAudience) error {
+// seconds. It returns it as it is stored, [ErrAudienceTaken], or joined
+// [*FieldError]s.
+func (c *Clients) AddAudience(ctx context.Context, a RegisteredAudience) (*RegisteredAudience, error) {
 	var errs []error
 	if !validAudience(a.Name) {
 		errs = append(errs, &FieldError{"name", i18n.Textf("must have 1 to %d visible ASCII characters", maxAudience)})
@@ -312,10 +384,10 @@ func (c *Clients) AddAudience(ctx context.Context, a RegisteredAudience) error {
 		errs = append(errs, &FieldError{"token_life", "must be a second or more"})
 	}
 	if err := errors.Join(errs...); err != nil {
-		return err
+		return nil, err
 	}
 	a.CreatedAt = c.now()
-	return c.store.insertAudience(ctx, &a)
+	return &a, c.store.insertAudience(operating(ctx), &a)
 }
 
 // Audiences lists the registered audiences by name.
@@ -326,7 +398,7 @@ func (c *Clients) Audiences(ctx context.Context) ([]RegisteredAudience, error) {
 // RemoveAudience forgets an audience: from then on it gets what an unknown one
 // does. It returns [ErrNoAudience].
 func (c *Clients) RemoveAudience(ctx context.Context, name string) error {
-	return c.store.deleteAudience(ctx, name)
+	return c.store.deleteAudience(operating(ctx), name, c.now())
 }
 
 func joinSet(names []string) string {

@@ -57,17 +57,22 @@ func (i *issuer) issue(ctx context.Context, g *grant) (text string, scope token.
 	if audience.Life > 0 {
 		life = min(life, audience.Life) // keys stay published for tokens of the policy's life
 	}
+	if !g.Until.IsZero() {
+		life = min(life, g.Until.Sub(now))
+	}
 	claims := token.Claims{
 		Issuer: i.url, Subject: g.UserID, Audience: token.Audience{g.Audience}, ClientID: g.ClientID,
 		Expiry: now.Add(life).Unix(), IssuedAt: now.Add(-i.backdate).Unix(), ID: id.String(),
 		Session: g.SessionID.String(), Scope: token.ScopesOf(g.Roles), Roles: g.Roles,
 		UserID: g.UserID, Use: token.UseAccess,
 	}
-	if g.UserID != "" {
+	if g.UserID != "" && !g.APIToken {
 		claims.AuthTime, claims.AMR, claims.ACR = g.AuthTime.Unix(), strings.Fields(g.AMR), assurance(g.AMR)
 	}
 	if g.UserID == "" { // a client in its own name: RFC 9068 §2.2
 		claims.Subject, claims.Session, claims.Scope, claims.Roles = g.ClientID, "", g.Scope, []token.Role{}
+	} else if g.APIToken {
+		claims.Scope, claims.Roles = g.Scope, []token.Role{}
 	} else if g.Scope != nil {
 		claims.Scope = claims.Scope.Intersect(g.Scope)
 	}

@@ -25,6 +25,7 @@ const (
 	mailEmailChanged    mailKind = "email_changed"    // to the address that a user had before
 	mailDeleted         mailKind = "deleted"          // to a user
 	mailSecondFactor    mailKind = "second_factor"    // to a user
+	mailAPIToken        mailKind = "api_token"        // to a user
 )
 
 // linkLife is how long the link in a mail works.
@@ -122,6 +123,11 @@ func (d *mailData) words(kind mailKind) (subject i18n.Text, paragraphs []i18n.Te
 		return "Your second factor has changed", []i18n.Text{
 			i18n.Textf("The second factor of the account of %s, the code that is asked for along with the password, was turned on or off.", d.Email),
 			"If it wasn't you, reset the password now and tell whoever runs this service.",
+		}
+	case mailAPIToken:
+		return "A new API token", []i18n.Text{
+			i18n.Textf("A new API token was made for the account of %s. With it a program can do some of what you can, until it expires or you delete it.", d.Email),
+			"If it wasn't you, reset the password now: that ends all sessions and API tokens.",
 		}
 	}
 	return "", nil

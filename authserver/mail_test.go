@@ -28,7 +28,7 @@ import (
 
 // Every kind can be written in every language, with its link in both parts.
 func TestCompose(t *testing.T) {
-	kinds := []mailKind{mailReset, mailVerify, mailChange, mailKnown, mailPasswordChanged, mailEmailChanged, mailDeleted, mailSecondFactor}
+	kinds := []mailKind{mailReset, mailVerify, mailChange, mailKnown, mailPasswordChanged, mailEmailChanged, mailDeleted, mailSecondFactor, mailAPIToken}
 	for _, kind := range kinds {
 		subjects := map[string]bool{}
 		for _, language := range mailLanguages {

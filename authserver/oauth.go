@@ -49,21 +49,21 @@ var (
 		{"client_assertion_type", assertionType + " (RFC 7523 §2.2)", false},
 		{"client_assertion", "A JWT that the client has signed: iss and sub are its id, aud is the issuer or this endpoint, and exp and jti are there", false},
 	}
-	tokenParams = []param{
-		{"grant_type", GrantClientCredentials + " or " + GrantRefreshToken, true},
-		{"scope", "What the token is to allow, separated by spaces; all that the client may, if absent (RFC 6749 §3.3)", false},
+	tokenParams = append([]param{
+		{"grant_type", grantTypes, true},
+		{"scope", "What the token is to allow, separated by spaces; all that it may, if absent (RFC 6749 §3.3)", false},
 		{"audience", "Whom the token is for; the client's only one, or inmuebles, if absent", false},
 		{"refresh_token", "With grant_type=refresh_token", false},
-	}
+	}, exchangeParams...)
 	aboutToken = []param{
-		{"token", "An access token or a refresh token", true},
+		{"token", "An access token, a refresh token or an API token", true},
 		{"token_type_hint", "Ignored: the token itself tells (RFC 7009 §2.1)", false},
 	}
 )
 
 // registerOAuth is the route table for clients.
 func (s *Server) registerOAuth() {
-	s.oauthRoute(tokenPath, "oauth2-token", "A token for a client, or the next pair for a refresh token (RFC 6749 §4.4, §6)", tokenParams, s.oauthToken)
+	s.oauthRoute(tokenPath, "oauth2-token", "A token for a client or an API token, or the next pair for a refresh token (RFC 6749 §4.4, §6; RFC 8693)", tokenParams, s.oauthToken)
 	s.oauthRoute(revokePath, "oauth2-revoke", "End the session of a token, or a token without one (RFC 7009)", aboutToken, s.oauthRevoke)
 	s.oauthRoute(introspectPath, "oauth2-introspect", "Whether a token is good right now (RFC 7662)", aboutToken, s.oauthIntrospect)
 }
@@ -246,13 +246,16 @@ type oauthTokens struct {
 	ExpiresIn    int    `json:"expires_in"`
 	RefreshToken string `json:"refresh_token,omitempty"`
 	Scope        string `json:"scope"`
+	IssuedType   string `json:"issued_token_type,omitempty"` // RFC 8693 §2.2.1
 }
+
+const grantTypes = GrantClientCredentials + ", " + GrantRefreshToken + " or " + GrantTokenExchange
 
 func (s *Server) oauthToken(ctx context.Context, r *oauthRequest) (any, error) {
 	kind := r.form["grant_type"]
 	switch {
-	case kind != GrantClientCredentials && kind != GrantRefreshToken:
-		return nil, badRequest("unsupported_grant_type", "grant_type must be "+GrantClientCredentials+" or "+GrantRefreshToken+".")
+	case kind != GrantClientCredentials && kind != GrantRefreshToken && kind != GrantTokenExchange:
+		return nil, badRequest("unsupported_grant_type", "grant_type must be "+grantTypes+".")
 	case kind == GrantClientCredentials && r.client == application:
 		return nil, ErrClient
 	case !slices.Contains(r.client.Grants, kind):
@@ -260,17 +263,22 @@ func (s *Server) oauthToken(ctx context.Context, r *oauthRequest) (any, error) {
 	}
 	var g *grant
 	var err error
-	if kind == GrantClientCredentials {
+	label, issued := kind, ""
+	switch kind {
+	case GrantClientCredentials:
 		g, err = clientGrant(r)
-	} else {
+	case GrantRefreshToken:
 		g, err = s.refreshGrant(ctx, r)
+	case GrantTokenExchange:
+		label, issued = "token_exchange", typeAccessToken
+		g, err = s.exchange(ctx, r)
 	}
-	t, err := s.answer(ctx, kind, g, err)
+	t, err := s.answer(ctx, label, g, err)
 	if err != nil {
 		return nil, err
 	}
 	b := t.Body
-	return &oauthTokens{b.AccessToken, b.TokenType, b.ExpiresIn, b.RefreshToken, b.Scope}, nil
+	return &oauthTokens{b.AccessToken, b.TokenType, b.ExpiresIn, b.RefreshToken, b.Scope, issued}, nil
 }
 
 // clientGrant is what a client gets in its own name.
@@ -347,12 +355,22 @@ func (s *Server) oauthRevoke(ctx context.Context, r *oauthRequest) (any, error) 
 		}
 		return struct{}{}, err
 	}
+	if strings.HasPrefix(text, apiTokenPrefix) { // whoever has it: a finder may
+		row, _, err := s.accounts.useAPIToken(ctx, text)
+		if err == nil {
+			err = s.accounts.store.endAPIToken(WithActor(ctx, actorAnonymous), row.UserID, row.ID, "revoked", s.issuer.now())
+		}
+		if errors.Is(err, ErrAPIToken) || errors.Is(err, ErrNoAPIToken) {
+			err = nil
+		}
+		return struct{}{}, err
+	}
 	claims, err := s.issuer.read(text)
 	if err != nil || claims.ClientID != r.client.ID {
 		return struct{}{}, nil //nolint:nilerr // see above
 	}
 	id, err := uuid.Parse(claims.Session)
-	if err != nil { // a client's own
+	if err != nil || claims.AuthTime == 0 { // a client's own, or an API token's
 		return struct{}{}, s.accounts.store.withdraw(ctx, claims.ID, s.issuer.now())
 	}
 	return struct{}{}, s.accounts.store.end(r.acting(ctx), id, "revoked", s.issuer.now())
@@ -385,6 +403,9 @@ func (s *Server) oauthIntrospect(ctx context.Context, r *oauthRequest) (any, err
 	if strings.HasPrefix(text, refreshPrefix) {
 		return s.introspectRefresh(ctx, r.client, text)
 	}
+	if strings.HasPrefix(text, apiTokenPrefix) {
+		return s.introspectAPIToken(ctx, text)
+	}
 	claims, err := s.issuer.read(text)
 	if err != nil || claims.ClientID != r.client.ID && !slices.ContainsFunc(r.client.Audiences, claims.Audience.Has) {
 		return introspection{}, nil //nolint:nilerr // not a token that this client may know of
@@ -394,13 +415,19 @@ func (s *Server) oauthIntrospect(ctx context.Context, r *oauthRequest) (any, err
 		if err != nil {
 			return introspection{}, nil //nolint:nilerr // we don't write such
 		}
-		if _, err := s.accounts.store.userOfSession(ctx, id, s.issuer.now()); errors.Is(err, ErrNoUser) {
+		if claims.AuthTime == 0 {
+			_, err = s.accounts.store.apiTokenByID(ctx, id, s.issuer.now())
+		} else {
+			_, err = s.accounts.store.userOfSession(ctx, id, s.issuer.now())
+		}
+		if errors.Is(err, ErrNoUser) || errors.Is(err, ErrAPIToken) {
 			return introspection{}, nil
-		} else if err != nil {
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
-	if claims.Session == "" {
+	if claims.AuthTime == 0 {
 		if good, err := s.standsAlone(ctx, claims); err != nil || !good {
 			return introspection{}, err
 		}
@@ -447,6 +474,22 @@ func (s *Server) introspectRefresh(ctx context.Context, client *Client, text str
 	}, nil
 }
 
+// introspectAPIToken tells whoever has an API token what it gives; it could be
+// exchanged as well. There is no audience: it isn't for anybody but this server.
+func (s *Server) introspectAPIToken(ctx context.Context, text string) (any, error) {
+	row, scope, err := s.accounts.useAPIToken(ctx, text)
+	if errors.Is(err, ErrAPIToken) {
+		return introspection{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return introspection{
+		Active: true, Scope: scope.String(), ClientID: application.ID, Subject: row.UserID, Issuer: s.issuer.url, ID: row.ID.String(),
+		Expiry: row.ExpiresAt / 1000, IssuedAt: row.CreatedAt / 1000,
+	}, nil
+}
+
 // writeOAuthError is the one place where errors become answers here.
 func writeOAuthError(ctx context.Context, w http.ResponseWriter, err error) {
 	limitStateOf(ctx).send()
@@ -463,6 +506,9 @@ func writeOAuthError(ctx context.Context, w http.ResponseWriter, err error) {
 		web.NoteCause(ctx, err)
 		w.Header().Set("WWW-Authenticate", `Basic realm="authn"`)
 		e = &oauthError{http.StatusUnauthorized, "invalid_client", "The client could not be authenticated."}
+	case errors.Is(err, ErrAPIToken): // RFC 8693 §2.2.2
+		web.NoteCause(ctx, err)
+		e = &oauthError{http.StatusBadRequest, "invalid_request", "The subject_token is not valid, or not any more."}
 	case errors.Is(err, ErrInvalidGrant):
 		web.NoteCause(ctx, err)
 		e = &oauthError{http.StatusBadRequest, "invalid_grant", "The refresh token is not valid, or not any more."}

@@ -101,7 +101,7 @@ func TestClientCredentials(t *testing.T) {
 			t.Errorf("claims %+v", claims)
 		}
 		// A client is no user: the user's routes are closed to it.
-		a.must(401, "GET", "/authn/me", m["access_token"].(string), nil)
+		a.must(403, "GET", "/authn/me", m["access_token"].(string), nil)
 
 		for _, tc := range []struct {
 			name, id, secret string
@@ -217,10 +217,10 @@ func TestClientRefused(t *testing.T) {
 	}{
 		{"name", func(n *NewClient) { n.Name = "" }},
 		{"name", func(n *NewClient) { n.Name = "a\nb" }},
-		{"grant", func(n *NewClient) { n.Grants = []string{"password"} }},
+		{"grants", func(n *NewClient) { n.Grants = []string{"password"} }},
 		{"scope", func(n *NewClient) { n.Scope = nil }},
 		{"scope", func(n *NewClient) { n.Scope = token.Scope{"everything"} }},
-		{"audience", func(n *NewClient) { n.Audiences = []string{"a b"} }},
+		{"audiences", func(n *NewClient) { n.Audiences = []string{"a b"} }},
 		{"jwks", func(n *NewClient) { n.JWKS = []byte(`{}`) }},
 		{"jwks", func(n *NewClient) { n.JWKS = []byte(`not JSON`) }},
 		{"jwks", func(n *NewClient) { n.JWKS = private }},
@@ -483,16 +483,16 @@ func TestRegisteredAudiences(t *testing.T) {
 			{Name: "batch", Alg: jose.RS256, Type: token.TypeAccess, TokenLife: 24 * time.Hour},
 			{Name: "fixed", Alg: jose.EdDSA, Type: token.TypeAccess, ForUsers: true},
 		} {
-			if err := a.clients.AddAudience(ctx, aud); err != nil {
+			if _, err := a.clients.AddAudience(ctx, aud); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := a.clients.AddAudience(ctx, RegisteredAudience{Name: "maps", Alg: jose.EdDSA, Type: token.TypeJWT}); !errors.Is(err, ErrAudienceTaken) {
+		if _, err := a.clients.AddAudience(ctx, RegisteredAudience{Name: "maps", Alg: jose.EdDSA, Type: token.TypeJWT}); !errors.Is(err, ErrAudienceTaken) {
 			t.Errorf("a second one: %v, want ErrAudienceTaken", err)
 		}
 		var field *FieldError
 		for _, bad := range []RegisteredAudience{{Name: "a b", Type: "JWT"}, {Name: "x", Type: "jose"}, {Name: "x", Type: "JWT", TokenLife: 1}} {
-			if err := a.clients.AddAudience(ctx, bad); !errors.As(err, &field) {
+			if _, err := a.clients.AddAudience(ctx, bad); !errors.As(err, &field) {
 				t.Errorf("%+v: %v, want a FieldError", bad, err)
 			}
 		}

@@ -116,6 +116,7 @@ func (s *Server) restore(ctx context.Context, in *restoreInput) (*struct{}, erro
 type Data struct {
 	ExportedAt time.Time     `json:"exported_at"`
 	User       *User         `json:"user"`
+	APITokens  []APIToken    `json:"api_tokens" nullable:"false"`
 	Sessions   []SessionData `json:"sessions" nullable:"false" doc:"The newest 10,000, ended ones too until they are deleted"`
 }
 
@@ -268,7 +269,11 @@ func (a *Accounts) data(ctx context.Context, c *caller) (*Data, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Data{ExportedAt: a.now().UTC().Truncate(time.Millisecond), User: c.user.user(), Sessions: make([]SessionData, len(rows))}
+	tokens, err := a.apiTokens(ctx, c.user.ID)
+	if err != nil {
+		return nil, err
+	}
+	d := &Data{ExportedAt: a.now().UTC().Truncate(time.Millisecond), User: c.user.user(), APITokens: tokens, Sessions: make([]SessionData, len(rows))}
 	for i := range rows {
 		d.Sessions[i] = SessionData{Session: rows[i].session(), EndedReason: rows[i].EndedReason}
 		d.Sessions[i].Current = rows[i].ID == c.session

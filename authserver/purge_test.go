@@ -2,6 +2,7 @@ package authserver
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"slices"
@@ -9,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/jmoiron/sqlx"
 
 	"github.com/urbandata/urbandata/pkg/cli/database"
 )
@@ -23,6 +26,7 @@ func TestPurgeByIndex(t *testing.T) {
 			{"email_links", "hash", "expires_at <= ?"},
 			{"users", "id", "erase_at <= ?"},
 			{"client_assertions", "id", "expires_at < ?"},
+			{"api_tokens", "id", "expires_at <= ?"},
 			{"revocations", "id", "at < ?"},
 		} {
 			column, _, _ := strings.Cut(tc.condition, " ")
@@ -38,27 +42,32 @@ func TestPurgeByIndex(t *testing.T) {
 				}
 				explain, want = "EXPLAIN ", "Index Cond: ("+column+" <"
 			}
-			rows, err := tx.QueryxContext(t.Context(), tx.Rebind(explain+query), 1, 1000)
-			if err != nil {
+			plan, err := lastColumn(t.Context(), tx, explain+query, 1, 1000)
+			if err := errors.Join(err, tx.Rollback()); err != nil {
 				t.Fatal(err)
 			}
-			var plan []string
-			for rows.Next() {
-				line, err := rows.SliceScan()
-				if err != nil {
-					t.Fatal(err)
-				}
-				plan = append(plan, fmt.Sprint(line[len(line)-1]))
-			}
-			if err := rows.Err(); err != nil {
-				t.Fatal(err)
-			}
-			_ = tx.Rollback()
 			if text := strings.Join(plan, "\n"); !strings.Contains(text, want) {
 				t.Errorf("%s: no index on %s:\n%s", tc.table, column, text)
 			}
 		}
 	})
+}
+
+// lastColumn is the last value of each row of a query.
+func lastColumn(ctx context.Context, tx *sqlx.Tx, query string, args ...any) (values []string, err error) {
+	rows, err := tx.QueryxContext(ctx, tx.Rebind(query), args...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }() // Err tells
+	for rows.Next() {
+		row, err := rows.SliceScan()
+		if err != nil {
+			return nil, err
+		}
+		values = append(values, fmt.Sprint(row[len(row)-1]))
+	}
+	return values, rows.Err()
 }
 
 var benchSessions = flag.Int("sessions", 100_000, "expired sessions that BenchmarkPurge deletes; as many are kept")

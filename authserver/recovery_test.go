@@ -450,3 +450,38 @@ func TestWorker(t *testing.T) {
 		}
 	})
 }
+
+// Who reads a user's mail can change the password, and still lacks the code.
+func TestResetLeavesTheSecondFactor(t *testing.T) {
+	onBothEngines(t, func(t *testing.T, db *database.SQL) {
+		sealer, err := testSealer()
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := newMailing(t, db, VerifyOff)
+		a.accounts.options.Sealer = sealer
+		a.register("ana@ejemplo.example")
+		user, err := a.store.findUser(t.Context(), "ana@ejemplo.example")
+		if err != nil {
+			t.Fatal(err)
+		}
+		secret, _, err := a.accounts.offerSecondFactor(t.Context(), user, testPassword, testIssuer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.accounts.confirmSecondFactor(t.Context(), user, a.code(secret)); err != nil {
+			t.Fatal(err)
+		}
+		a.deliver() // that there is one
+		a.must(202, "POST", "/authn/password/reset", "", member{"email": "ana@ejemplo.example"})
+		token := a.letter("ana@ejemplo.example", "Restablece tu contraseña")
+		a.must(204, "POST", "/authn/password/reset/confirm", "", member{"token": token, "new_password": otherPassword})
+		login := member{"email": "ana@ejemplo.example", "password": otherPassword}
+		if m := a.must(401, "POST", "/authn/token", "", login); m["code"] != "otp_required" {
+			t.Errorf("a login after a reset, without a code: %v", m)
+		}
+		a.forward(time.Minute)
+		login["otp"] = a.code(secret)
+		a.must(200, "POST", "/authn/token", "", login)
+	})
+}

@@ -52,7 +52,7 @@ const (
 	// feedTick is how often a replica looks for what nobody woke it for: ends
 	// by commands and by another release, and those of other replicas while
 	// it can't listen to the database.
-	feedTick = 250 * time.Millisecond
+	feedTick = 100 * time.Millisecond
 
 	// feedHeartbeat is how often a stream says that nothing is new.
 	feedHeartbeat = 3 * time.Second

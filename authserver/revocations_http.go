@@ -65,7 +65,7 @@ func (s *Server) streamRevocations(w http.ResponseWriter, r *http.Request) {
 		if done != nil {
 			done()
 		}
-		web.Unavailable(10 * time.Second).Write(w, r)
+		web.Unavailable(10*time.Second).Write(w, r)
 		return
 	}
 	defer done()

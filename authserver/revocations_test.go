@@ -8,18 +8,23 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/urbandata/urbandata/migrations"
 	"github.com/urbandata/urbandata/pkg/cli/database"
 	"github.com/urbandata/urbandata/pkg/token"
+	"github.com/urbandata/urbandata/test/engines"
 )
 
 // published has the replica look at the database, and returns its list.
@@ -490,8 +495,16 @@ func TestRevocationStream(t *testing.T) {
 		}
 		a.open(t, server, "0").wants(0, 3, []string{first, second, third})
 		for _, held := range []string{"", "x", "-1"} {
-			if s := a.open(t, server, held).next(); s.After != nil || s.Sequence < 2 {
+			fresh := a.open(t, server, held)
+			s := fresh.next()
+			if s.After != nil {
 				t.Errorf("for %q: %+v", held, s)
+			}
+			for s.Sequence < 3 { // the list may have been signed a while ago
+				after := s.Sequence
+				if s = fresh.next(); s.After == nil || *s.After != after {
+					t.Fatalf("after %d: %+v", after, s)
+				}
 			}
 		}
 		// One that has heard of a place that isn't there: the list, after a wait.
@@ -610,5 +623,138 @@ func TestStreamsAreBounded(t *testing.T) {
 	}
 	if b.feed.streams.all != 0 {
 		t.Errorf("%d streams are left", b.feed.streams.all)
+	}
+}
+
+// stuck is a reader whose connection takes nothing.
+type stuck struct {
+	http.ResponseWriter
+	deadline time.Time
+}
+
+func (s *stuck) SetReadDeadline(time.Time) error    { return nil }
+func (s *stuck) SetWriteDeadline(t time.Time) error { s.deadline = t; return nil }
+func (s *stuck) Write([]byte) (int, error) {
+	time.Sleep(time.Until(s.deadline)) // of the bubble
+	return 0, os.ErrDeadlineExceeded
+}
+
+func TestSlowReaderIsDropped(t *testing.T) {
+	metrics := prometheus.NewRegistry()
+	a := newAuthn(t, migrated(t), func(o *Options) { o.Metrics = metrics })
+	a.published()
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		list := *a.feed.list.Load() // by the bubble's clock it is of another time
+		list.expires = a.clock.Now().Add(time.Hour)
+		a.feed.list.Store(&list)
+		a.streamRevocations(&stuck{ResponseWriter: httptest.NewRecorder()}, a.request("GET", streamPath, "", nil))
+		if took := time.Since(begun); took != streamWrite {
+			t.Errorf("it was dropped after %v", took)
+		}
+	})
+	if a.feed.streams.all != 0 {
+		t.Errorf("%d streams are left", a.feed.streams.all)
+	}
+	families, err := metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "urbandata_revocations_streams_dropped_total" && f.GetMetric()[0].GetCounter().GetValue() != 1 {
+			t.Errorf("dropped: %v", f)
+		}
+	}
+}
+
+// BenchmarkRevocationList is a GET of the list in terms of one of the key set:
+// the whole of 1,000 endings, and the question whether it has changed.
+func BenchmarkRevocationList(b *testing.B) {
+	s := benchmarked(b)
+	now := s.feed.now()
+	for i := range 1000 {
+		if err := s.accounts.store.withdraw(b.Context(), fmt.Sprint(i), now); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := s.feed.step(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	set, err := s.issuer.keys.JWKS()
+	if err != nil {
+		b.Fatal(err)
+	}
+	get := func(path, etag string) func() {
+		return func() {
+			r := httptest.NewRequest(http.MethodGet, path, nil)
+			if etag != "" {
+				r.Header.Set("If-None-Match", etag)
+			}
+			w := httptest.NewRecorder()
+			if s.ServeHTTP(w, r); w.Code != 200 && w.Code != 304 {
+				b.Fatal(w.Code)
+			}
+		}
+	}
+	for _, bm := range []struct{ name, list, keys string }{{"whole", "", ""}, {"304", s.feed.list.Load().id, set.ETag}} {
+		b.Run(bm.name, func(b *testing.B) {
+			var list, keys []time.Duration
+			for b.Loop() {
+				t0 := time.Now()
+				get(jwksPath, bm.keys)()
+				t1 := time.Now()
+				get(revocationsPath, bm.list)()
+				list, keys = append(list, time.Since(t1)), append(keys, t1.Sub(t0))
+			}
+			b.ReportMetric(float64(medianOf(list))/float64(medianOf(keys)), "x/jwks")
+		})
+	}
+}
+
+// BenchmarkSignOut is what the entry in the feed adds to the end of a session:
+// the UPDATE with the trigger, in terms of one of a session so old that none is
+// written.
+func BenchmarkSignOut(b *testing.B) {
+	for _, engine := range []struct {
+		name string
+		open func(testing.TB) *database.SQL
+		set  migrations.Set
+	}{{"SQLite", engines.SQLite, migrations.AuthnSQLite}, {"PostgreSQL", engines.Postgres, migrations.AuthnPostgres}} {
+		b.Run(engine.name, func(b *testing.B) {
+			db := engine.open(b)
+			if _, err := migrations.Up(b.Context(), db.Write.DB, engine.set); err != nil {
+				b.Fatal(err)
+			}
+			a := newAuthn(b, db)
+			a.register("ana@ejemplo.example")
+			user, err := a.store.findUser(b.Context(), "ana@ejemplo.example")
+			if err != nil {
+				b.Fatal(err)
+			}
+			end := func(created time.Time) time.Duration {
+				id, err := uuid.NewV7()
+				if err != nil {
+					b.Fatal(err)
+				}
+				refresh, markKey := newFamily(id)
+				if err := a.store.startSession(b.Context(), &newSession{
+					ID: id, UserID: user.ID, ClientID: clientID, Audience: InmueblesAudience, MarkKey: markKey, CurrentHash: refresh.hash(),
+					CreatedAt: created, IdleExpiresAt: a.clock.Now().Add(time.Hour), ExpiresAt: a.clock.Now().Add(time.Hour), AMR: "pwd",
+				}, user.PasswordHash); err != nil {
+					b.Fatal(err)
+				}
+				begun := time.Now()
+				if err := a.store.end(b.Context(), id, "signed out", a.clock.Now()); err != nil {
+					b.Fatal(err)
+				}
+				return time.Since(begun)
+			}
+			var with, without []time.Duration
+			for b.Loop() {
+				without = append(without, end(a.clock.Now().Add(-48*time.Hour)))
+				with = append(with, end(a.clock.Now()))
+			}
+			b.ReportMetric(float64(medianOf(with))/float64(medianOf(without)), "x/without")
+		})
 	}
 }

@@ -22,11 +22,19 @@ import (
 type access int
 
 const (
-	public access = iota + 1 // anybody
-	user                     // whoever has an access token of ours
-	grants                   // anybody, and errors are RFC 6749's too
-	admin                    // whoever may manage keys
+	public       access = iota + 1 // anybody
+	user                           // whoever has an access token of ours
+	grants                         // anybody, and errors are RFC 6749's too
+	admin                          // whoever may manage keys
+	adminUsers                     // … users
+	adminClients                   // … clients and audiences
+	auditor                        // whoever may read the audit
 )
+
+// adminScopes are the scopes of routes that are for administrators.
+var adminScopes = map[access]string{
+	admin: token.ScopeKeysAdmin, adminUsers: token.ScopeUsersAdmin, adminClients: token.ScopeClientsAdmin, auditor: token.ScopeAuditRead,
+}
 
 // register is the route table.
 func (s *Server) register() error {
@@ -61,6 +69,9 @@ func (s *Server) register() error {
 		route(s, http.MethodPost, "/authn/password/reset", public, 202, s.requestReset, "Ask for a link to choose another password")
 		route(s, http.MethodPost, "/authn/password/reset/confirm", public, 204, s.confirmReset, "Use such a link; all sessions end")
 	}
+	route(s, http.MethodGet, "/authn/me/tokens", user, 200, s.listAPITokens, "One's API tokens, the newest first")
+	route(s, http.MethodPost, "/authn/me/tokens", user, 201, s.createAPIToken, "Make an API token for a program of one's own", recentLogin)
+	route(s, http.MethodDelete, "/authn/me/tokens/{id}", user, 204, s.deleteAPIToken, "End one of one's API tokens")
 	route(s, http.MethodGet, "/authn/sessions", user, 200, s.listSessions, "One's live sessions, the newest first")
 	route(s, http.MethodDelete, "/authn/sessions", user, 204, s.endAllSessions, "End all of one's sessions, this one too")
 	route(s, http.MethodDelete, "/authn/sessions/others", user, 204, s.endOtherSessions, "End one's other sessions")
@@ -69,6 +80,7 @@ func (s *Server) register() error {
 	route(s, http.MethodPost, "/admin/keys/rotate", admin, 200, s.rotateKey, "Let the next key of an algorithm take over: when every verifier holds it, or at once", recentLogin)
 	route(s, http.MethodPost, "/admin/keys/{kid}/revoke", admin, 200, s.revokeKey, "Take a key out of use for ever, at once", recentLogin)
 	route(s, http.MethodGet, "/admin/keys/history", admin, 200, s.keyHistory, "What happened to the keys, the newest first")
+	s.registerAdmin() // /admin/users, /admin/clients, /admin/audiences, /admin/audit
 	s.registerOAuth() // POST /oauth2/…
 	s.documentNulls()
 	return s.api.RegisterDocs() // GET /docs, /openapi.json
@@ -76,7 +88,7 @@ func (s *Server) register() error {
 
 func route[I, O any](s *Server, method, path string, who access, status int, h func(context.Context, *I) (*O, error), summary string, demands ...demand) {
 	op := huma.Operation{
-		OperationID: operationID(method, path),
+		OperationID: s.operationID(method, path),
 		Method:      method, Path: path, Summary: summary, DefaultStatus: status, Tags: []string{"authn"},
 		MaxBodyBytes: 64 << 10,
 		Middlewares:  huma.Middlewares{s.withPeer},
@@ -88,12 +100,14 @@ func route[I, O any](s *Server, method, path string, who access, status int, h f
 		op.Errors = append(op.Errors, 403, 404, 409)
 		op.Security = web.Scopes()
 		op.Middlewares = append(op.Middlewares, s.authenticate)
-	case admin:
-		s.api.Declare(method, path, token.ScopeKeysAdmin)
+	case admin, adminUsers, adminClients, auditor:
+		s.api.Declare(method, path, adminScopes[who])
 		op.Errors = append(op.Errors, 403, 404, 409)
-		op.Security = web.Scopes(token.ScopeKeysAdmin)
-		op.Middlewares = append(op.Middlewares, s.authenticate, s.authorizeAdmin)
-		op.Tags = []string{"keys"}
+		op.Security = web.Scopes(adminScopes[who])
+		op.Middlewares = append(op.Middlewares, s.authenticate, s.authorizeAdmin(adminScopes[who]))
+		if op.Tags = []string{"admin"}; who == admin {
+			op.Tags = []string{"keys"}
+		}
 	case grants:
 		s.api.DeclarePublic(method, path)
 		op.Metadata = web.OAuth
@@ -151,11 +165,11 @@ func (s *Server) documentNulls() {
 	}
 }
 
-// operationID names an operation: its path, and the method where that isn't
-// the one that the path first had.
-func operationID(method, path string) string {
+// operationID names an operation: its path, and the method unless that is GET,
+// or POST where the path has nothing yet.
+func (s *Server) operationID(method, path string) string {
 	id := strings.NewReplacer("/", "-", "{", "", "}", "").Replace(strings.TrimPrefix(strings.TrimPrefix(path, "/authn"), "/"))
-	if method == http.MethodPost || method == http.MethodGet {
+	if method == http.MethodGet || method == http.MethodPost && s.api.Huma.OpenAPI().Paths[path] == nil {
 		return id
 	}
 	return id + "-" + strings.ToLower(method)
@@ -175,6 +189,9 @@ func problem(ctx context.Context, err error) *web.Problem {
 		return p
 	}
 	if p := factorProblem(ctx, err); p != nil {
+		return p
+	}
+	if p := adminProblem(err); p != nil {
 		return p
 	}
 	switch {
@@ -200,6 +217,12 @@ func problem(ctx context.Context, err error) *web.Problem {
 			web.AtMember("/audience", "is not open to users"))
 		p.OAuthError = "invalid_target" // RFC 8707 §2
 		return p
+	case errors.Is(err, errNoLogin):
+		return userNeeded()
+	case errors.Is(err, ErrNoAPIToken):
+		return web.NewProblem(http.StatusNotFound, "not_found", "You have no such API token, or it has ended.")
+	case errors.Is(err, ErrTooManyAPITokens):
+		return web.NewProblem(http.StatusConflict, "too_many_tokens", "You have as many API tokens as can be. Delete one first.")
 	case errors.Is(err, errToken), errors.Is(err, ErrNoUser):
 		web.NoteCause(ctx, err)
 		return unauthorized()
@@ -425,7 +448,7 @@ func (s *Server) answer(ctx context.Context, kind string, g *grant, err error) (
 	}
 	s.logins.WithLabelValues(kind, "granted").Inc()
 	refresh := ""
-	if g.UserID != "" { // a client in its own name asks again instead (RFC 6749 §4.4.3)
+	if g.UserID != "" && !g.APIToken { // a program asks again instead (RFC 6749 §4.4.3)
 		refresh = g.Refresh.String()
 	}
 	return &tokensOutput{
@@ -451,6 +474,9 @@ func (s *Server) signOut(ctx context.Context, in *signOutInput) (*struct{}, erro
 	claims, err := s.bearer(in.Authorization)
 	if err != nil {
 		return nil, err
+	}
+	if claims.AuthTime == 0 {
+		return nil, errNoLogin
 	}
 	session, err := uuid.Parse(claims.Session)
 	if err != nil {

@@ -3,7 +3,7 @@ package authserver
 import (
 	"context"
 	"errors"
-	"fmt"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -58,9 +58,12 @@ type caller struct {
 }
 
 // caller returns [ErrNoUser] when the session has ended or the user is
-// disabled.
+// disabled, or errNoLogin when the token comes from no session.
 func (s *Server) caller(ctx context.Context) (*caller, error) {
 	claims, _ := ctx.Value(claimsKey{}).(*token.Claims)
+	if claims.AuthTime == 0 {
+		return nil, errNoLogin
+	}
 	session, err := uuid.Parse(claims.Session)
 	if err != nil {
 		return nil, errToken
@@ -88,15 +91,31 @@ func (s *Server) listSessions(ctx context.Context, in *sessionsInput) (*sessions
 	if err != nil {
 		return nil, err
 	}
+	return s.sessionsPage(ctx, c, "/authn/sessions", in)
+}
+
+// sessionsPage is a page of the sessions of a user, at a path.
+func (s *Server) sessionsPage(ctx context.Context, c *caller, path string, in *sessionsInput) (*sessionsOutput, error) {
 	sessions, more, err := s.accounts.sessions(ctx, c, in.Before, in.Limit)
 	if err != nil {
 		return nil, err
 	}
 	out := &sessionsOutput{CacheControl: "no-store", Body: sessions}
 	if more {
-		out.Link = fmt.Sprintf(`</authn/sessions?before=%s&limit=%s>; rel="next"`, sessions[len(sessions)-1].ID, strconv.Itoa(in.Limit))
+		out.Link = nextLink(path, map[string]string{"before": sessions[len(sessions)-1].ID, "limit": strconv.Itoa(in.Limit)})
 	}
 	return out, nil
+}
+
+// nextLink leads to the next page, by the parameters that have a value.
+func nextLink(path string, params map[string]string) string {
+	query := url.Values{}
+	for name, value := range params {
+		if value != "" {
+			query.Set(name, value)
+		}
+	}
+	return "<" + path + "?" + query.Encode() + `>; rel="next"`
 }
 
 type sessionInput struct {

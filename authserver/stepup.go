@@ -36,8 +36,9 @@ import (
 // enough from that moment on.
 //
 // A refresh doesn't step up: auth_time, acr and amr stay those of the login. A
-// program has nobody to log in. What it asks for in its own name is refused
-// with 403, for no challenge could help it: an operator has the command line.
+// program has nobody to log in, whether it asks in its own name or has an API
+// token of a user's. It is refused with 403, for no challenge could help it: an
+// operator has the command line.
 //
 // Routes that ask for the password in their body have no need of a recent
 // login.
@@ -63,7 +64,13 @@ const DefaultStepUpAge = 10 * time.Minute
 // be: the user has no second factor.
 var ErrUnmet = errors.New("authserver: the login doesn't meet what was asked of it")
 
-const userNeeded = "This is for users who have logged in themselves: a program's own token won't do."
+// errNoLogin says that an access token comes from nobody's login: a client got
+// it in its own name, or for an API token.
+var errNoLogin = errors.New("authserver: the access token comes from no login")
+
+func userNeeded() *web.Problem {
+	return web.NewProblem(http.StatusForbidden, "user_needed", "This is for users who have logged in themselves: a program's token won't do.")
+}
 
 // wanted is a demand, as it is for one route.
 type wanted struct {
@@ -74,7 +81,7 @@ type wanted struct {
 
 // wanted is what a route's demands come to, nil if there are none.
 func (u StepUp) wanted(who access, demands []demand) *wanted {
-	w := &wanted{factor: u.AdminFactor && who == admin}
+	w := &wanted{factor: u.AdminFactor && adminScopes[who] != ""}
 	for _, d := range demands {
 		w.strong = true
 		if d == recentLogin {
@@ -101,9 +108,6 @@ func (s *Server) demanding(w *wanted) func(huma.Context, func(huma.Context)) {
 
 func (s *Server) checkLogin(ctx context.Context, w *wanted) error {
 	claims, _ := ctx.Value(claimsKey{}).(*token.Claims)
-	if claims.UserID == "" {
-		return web.NewProblem(http.StatusForbidden, "user_needed", userNeeded)
-	}
 	c, err := s.caller(ctx)
 	if err != nil {
 		return err
@@ -115,7 +119,7 @@ func (s *Server) checkLogin(ctx context.Context, w *wanted) error {
 		return w.challenge(factor, "This needs a login with a second factor, and there is none yet. Turn one on, then log in anew with it.")
 	case factor && claims.ACR != token.ACRTwoFactors:
 		return w.challenge(factor, "This needs a login with the second factor. Log in anew, and repeat the request with the new access token.")
-	case w.maxAge > 0 && age > w.maxAge, claims.AuthTime == 0:
+	case w.maxAge > 0 && age > w.maxAge:
 		return w.challenge(factor, "This needs a recent login. Log in anew, and repeat the request with the new access token.")
 	}
 	return nil

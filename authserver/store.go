@@ -17,6 +17,7 @@ import (
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
+	"github.com/urbandata/urbandata/keys"
 	"github.com/urbandata/urbandata/pkg/audit"
 )
 
@@ -34,11 +35,12 @@ var (
 type Store struct {
 	write, read *sqlx.DB
 	audit       *audit.Log // in the same database, so that an act and its entry are one transaction
+	logs        map[string]*audit.Log
 
 	// The hot statements, prepared once: lib/pq makes two round trips of
 	// one that isn't.
 	userByEmail, userFromEmail, userByID, insertSession, rotate, readSession, endSession, liveUser,
-	knownNetwork, counts, clientByID, spend, peekRevoked, readRevoked *sqlx.Stmt
+	knownNetwork, counts, clientByID, spend, apiTokenHash, apiTokenID, peekRevoked, readRevoked *sqlx.Stmt
 
 	wake chan struct{} // see ended
 }
@@ -48,6 +50,7 @@ type Store struct {
 // pools after the store.
 func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 	s := &Store{write: write, read: read, wake: make(chan struct{}, 1), audit: audit.NewLog(write, AuditLog)}
+	s.logs = map[string]*audit.Log{AuditLog: s.audit, keys.AuditLog: audit.NewLog(write, keys.AuditLog)}
 	for _, p := range []struct {
 		stmt **sqlx.Stmt
 		db   *sqlx.DB
@@ -65,6 +68,8 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 		{&s.knownNetwork, read, `SELECT EXISTS (SELECT 1 FROM sessions WHERE network <> '' AND user_id = (SELECT id FROM users WHERE email_key = ?) AND network = ?)`},
 		{&s.counts, read, "SELECT key, count, last_at, expires_at FROM throttle WHERE key IN (?, ?, ?)"},
 		{&s.clientByID, read, selectClient + " WHERE id = ?"},
+		{&s.apiTokenHash, read, selectAPIToken + " WHERE t.hash = ? AND" + isUsable},
+		{&s.apiTokenID, read, selectAPIToken + " WHERE t.id = ? AND" + isUsable},
 		{&s.spend, write, "INSERT INTO client_assertions (id, expires_at) VALUES (?, ?)"},
 		{&s.peekRevoked, read, peekRevocationsSQL},
 		{&s.readRevoked, read, readRevocationsSQL},
@@ -83,7 +88,7 @@ func (s *Store) Close() error {
 	var errs []error
 	for _, stmt := range []*sqlx.Stmt{
 		s.userByEmail, s.userFromEmail, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser,
-		s.knownNetwork, s.counts, s.clientByID, s.spend, s.peekRevoked, s.readRevoked,
+		s.knownNetwork, s.counts, s.clientByID, s.spend, s.apiTokenHash, s.apiTokenID, s.peekRevoked, s.readRevoked,
 	} {
 		if stmt != nil {
 			errs = append(errs, stmt.Close())
@@ -237,16 +242,6 @@ func (s *Store) setPassword(ctx context.Context, emailKey, hash string, now time
 		func(tx *sqlx.Tx) error { return dropResets(ctx, tx, emailKey) })
 }
 
-// disable disables a user on an operator's behalf, and ends the sessions, in
-// one transaction. One who had deleted the account can't restore it any more;
-// it is erased as it would have been. It returns [ErrNoUser] when nobody has
-// the address.
-func (s *Store) disable(ctx context.Context, emailKey string, now time.Time) error {
-	return s.changed(ctx, "UPDATE users SET updated_at = ?, disabled_at = ?, disabled_by = ? WHERE email_key = ?",
-		[]any{now.UnixMilli(), now.UnixMilli(), byOperator, emailKey},
-		s.aboutAddress(ctx, emailKey, now, act{what: actDisabled}), s.endAllOf(ctx, emailKey, "user disabled", now))
-}
-
 // dropResets deletes the reset links of the user of an address.
 func dropResets(ctx context.Context, tx *sqlx.Tx, emailKey string) error {
 	_, err := tx.ExecContext(ctx, tx.Rebind(`DELETE FROM email_links WHERE purpose = ?
@@ -264,7 +259,7 @@ func (s *Store) endAllOf(ctx context.Context, emailKey, reason string, now time.
 		if err != nil {
 			return err
 		}
-		return s.endAllWithin(ctx, tx, id, uuid.Nil, reason, now)
+		return s.endEverything(ctx, tx, id, reason, now)
 	}
 }
 
@@ -311,10 +306,12 @@ type newSession struct {
 
 // A session starts only for a user who, at that very moment, isn't disabled
 // and still has the password that was checked: else the subquery is NULL,
-// which the column refuses.
+// which the column refuses. Ids are random: one that is there already was put
+// there by the same statement, whose answer was lost.
 const insertSessionSQL = `INSERT INTO sessions (id, user_id, client_id, audience, mark_key, current_hash, history,
 	created_at, rotated_at, idle_expires_at, expires_at, user_agent, network, amr)
-	VALUES (?, (SELECT id FROM users WHERE id = ? AND password_hash = ? AND disabled_at IS NULL), ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?)`
+	VALUES (?, (SELECT id FROM users WHERE id = ? AND password_hash = ? AND disabled_at IS NULL), ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?)
+	ON CONFLICT (id) DO NOTHING`
 
 // startSession stores a session for the user whose password was checked
 // against passwordHash, or returns [ErrNoUser] when that no longer holds.
@@ -406,7 +403,7 @@ func (s *Store) end(ctx context.Context, id uuid.UUID, reason string, now time.T
 	return again(func() error {
 		return s.transaction(ctx, func(tx *sqlx.Tx) error {
 			var userID string
-			err := tx.StmtxContext(ctx, s.endSession).GetContext(ctx, &userID, now.UnixMilli(), reason, id.String())
+			err := tx.StmtxContext(ctx, s.endSession).GetContext(ctx, &userID, now.UnixMilli(), reason, id.String()) //nolint:sqlclosecheck // it goes with the transaction
 			if errors.Is(err, sql.ErrNoRows) {
 				return nil
 			}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jmoiron/sqlx"
 )
 
@@ -197,7 +196,7 @@ func (s *Store) resetPassword(ctx context.Context, l *linkRow, hash string, noti
 		s.recorded(ctx, now, act{what: actPasswordReset, whom: userName(l.ID)}),
 		func(tx *sqlx.Tx) error { return useLink(ctx, tx, l.Hash) },
 		func(tx *sqlx.Tx) error { return dropLinks(ctx, tx, l.ID, mailReset) },
-		func(tx *sqlx.Tx) error { return s.endAllWithin(ctx, tx, l.ID, uuid.Nil, "password reset", now) },
+		func(tx *sqlx.Tx) error { return s.endEverything(ctx, tx, l.ID, "password reset", now) },
 		notify(ctx, notice))
 	if errors.Is(err, ErrNoUser) {
 		return ErrLink

@@ -93,3 +93,12 @@ func (s *Store) endAllWithin(ctx context.Context, tx *sqlx.Tx, userID string, bu
 		after: sessionsState{ended[:min(len(ended), named)], len(ended)},
 	})
 }
+
+// endEverything ends all of a user's sessions and API tokens, as part of a
+// transaction that has locked the row of the user.
+func (s *Store) endEverything(ctx context.Context, tx *sqlx.Tx, userID, reason string, now time.Time) error {
+	if err := s.endAllWithin(ctx, tx, userID, uuid.Nil, reason, now); err != nil {
+		return err
+	}
+	return s.endAPITokens(ctx, tx, userID, reason, now)
+}

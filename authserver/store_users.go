@@ -39,22 +39,21 @@ func (s *Store) changeProfile(ctx context.Context, id string, first, last, compa
 func (s *Store) changed(ctx context.Context, update string, args []any, more ...func(*sqlx.Tx) error) error {
 	defer s.ended() // perhaps
 	return s.transaction(ctx, func(tx *sqlx.Tx) error {
-		res, err := tx.ExecContext(ctx, tx.Rebind(update), args...)
-		if err != nil {
-			return fmt.Errorf("change a user: %w", err)
+		if err := oneRow(ctx, tx, "change a user", ErrNoUser, update, args...); err != nil {
+			return err
 		}
-		if n, err := res.RowsAffected(); err != nil {
-			return fmt.Errorf("change a user: %w", err)
-		} else if n == 0 {
-			return ErrNoUser
-		}
-		for _, f := range more {
-			if err := f(tx); err != nil {
-				return err
-			}
-		}
-		return nil
+		return inTurn(tx, more...)
 	})
+}
+
+// inTurn calls functions until one returns an error.
+func inTurn(tx *sqlx.Tx, more ...func(*sqlx.Tx) error) error {
+	for _, f := range more {
+		if err := f(tx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // transaction runs f in a transaction; a deadlock or serialisation failure is
@@ -109,14 +108,24 @@ func (s *Store) rehash(ctx context.Context, u *userRow, hash string) error {
 
 // deleteUser disables the account of u on its owner's behalf, to be erased
 // later, and ends its sessions, in one transaction. It returns [ErrNoUser]
-// when u was disabled or given another password meanwhile.
+// when u was disabled or given another password meanwhile, or
+// [ErrLastAdministrator].
 func (s *Store) deleteUser(ctx context.Context, u *userRow, eraseAt time.Time, notice *outboxRow, now time.Time) error {
-	return s.changed(ctx, `UPDATE users SET disabled_at = ?, disabled_by = ?, erase_at = ?, updated_at = ?
-		WHERE id = ? AND password_hash = ? AND disabled_at IS NULL`,
-		[]any{now.UnixMilli(), byOwner, eraseAt.UnixMilli(), now.UnixMilli(), u.ID, u.PasswordHash},
-		s.recorded(ctx, now, act{what: actDeleted, whom: userName(u.ID), after: deletedState{eraseAt.UTC()}}),
-		func(tx *sqlx.Tx) error { return s.endAllWithin(ctx, tx, u.ID, uuid.Nil, "account deleted", now) },
-		notify(ctx, notice))
+	defer s.ended()
+	return s.transaction(ctx, func(tx *sqlx.Tx) error {
+		if err := keepAdministrator(ctx, tx, u.ID); err != nil {
+			return err
+		}
+		err := oneRow(ctx, tx, "delete a user", ErrNoUser, `UPDATE users SET disabled_at = ?, disabled_by = ?, erase_at = ?, updated_at = ?
+			WHERE id = ? AND password_hash = ? AND disabled_at IS NULL`,
+			now.UnixMilli(), byOwner, eraseAt.UnixMilli(), now.UnixMilli(), u.ID, u.PasswordHash)
+		if err != nil {
+			return err
+		}
+		return inTurn(tx, s.recorded(ctx, now, act{what: actDeleted, whom: userName(u.ID), after: deletedState{eraseAt.UTC()}}),
+			func(tx *sqlx.Tx) error { return s.endEverything(ctx, tx, u.ID, "account deleted", now) },
+			notify(ctx, notice))
+	})
 }
 
 // restoreUser takes deleteUser back, or returns [ErrNoUser] when the account

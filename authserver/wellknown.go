@@ -73,7 +73,7 @@ func (s *Server) registerWellKnown() error {
 		Scopes:              token.Scopes(),
 		ServiceDoc:          s.issuer.url + "/docs",
 		ClaimsSupported:     []string{"iss", "sub", "aud", "client_id", "exp", "iat", "jti", "sid", "scope", "roles", "auth_time", "acr", "amr"},
-		GrantTypesSupported: []string{GrantClientCredentials, GrantRefreshToken},
+		GrantTypesSupported: []string{GrantClientCredentials, GrantRefreshToken, GrantTokenExchange},
 		ACRValues:           []string{token.ACRSingleFactor, token.ACRTwoFactors},
 		TokenEndpoint:       s.issuer.url + tokenPath, TokenAuth: public, TokenAuthAlgs: assertions,
 		RevocationEndpoint: s.issuer.url + revokePath, RevocationAuth: public, RevocationAuthAlgs: assertions,
@@ -106,7 +106,8 @@ func (s *Server) registerWellKnown() error {
 	}
 	revocations, stream := http.HandlerFunc(s.serveRevocations), http.HandlerFunc(s.streamRevocations)
 	get(revocationsPath, "revocations", "What has ended while access tokens of it may live, as a signed JWT", revocationsType, revocations)
-	get(streamPath, "revocations-stream", "What is new there, as Server-Sent Events; Last-Event-ID resumes", "text/event-stream", stream)
+	// Not in the OpenAPI document: a client made from it would wait for the end.
+	s.api.Public(http.MethodGet, streamPath, stream)
 	get(jwksPath, "jwks", "The public keys that tokens are signed with (RFC 7517)", jwksType, jwks)
 	get("/.well-known/oauth-authorization-server", "metadata", "Authorization server metadata (RFC 8414)", "application/json", document)
 	get("/.well-known/openid-configuration", "openid-configuration", "The same, where OpenID Connect looks for it", "application/json", document)

@@ -151,7 +151,7 @@ func (s *Mongo) find(ctx context.Context, q Query) (page Page, err error) {
 	limit, batch := int64(q.Limit)+1, int32(q.Limit)+2 //nolint:gosec // a page is small
 	var cursor *mongo.Cursor
 	if computed == nil {
-		cursor, err = s.inmuebles.Find(ctx, filter, options.Find().SetSort(sort).SetSkip(int64(q.Skip)).
+		cursor, err = s.inmuebles.Find(ctx, filter, options.Find().SetSort(sort).SetProjection(withoutWords).SetSkip(int64(q.Skip)).
 			SetLimit(limit).SetBatchSize(batch).SetMaxTime(timeLeft(ctx)))
 	} else {
 		cursor, err = s.inmuebles.Aggregate(ctx, mongo.Pipeline{
@@ -197,6 +197,10 @@ func (s *Mongo) find(ctx context.Context, q Query) (page Page, err error) {
 	}
 	return page, nil
 }
+
+// withoutWords leaves out what a document is found by and no answer has: it is
+// as long as the rest.
+var withoutWords = bson.D{{Key: query.WordsPath, Value: 0}}
 
 // mongoKeys are a document's keys in an order, or nil if one isn't of the
 // field's type.

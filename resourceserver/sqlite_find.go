@@ -82,7 +82,7 @@ func (s *statements) close() error {
 // another form than ours, so that its keys are SQLite's to say, is all of it
 // asked for again with them.
 func (s *SQLite) Find(ctx context.Context, q Query) (Page, error) {
-	page, err := s.find(ctx, q, q.Into == nil || q.Order.ByDistance())
+	page, err := s.find(ctx, q, q.Into == nil || q.Order.ByDistance() || len(arms(&q)) > 1)
 	if errors.Is(err, errNoKeys) {
 		q.Into.clear()
 		page, err = s.find(ctx, q, true)
@@ -169,11 +169,11 @@ func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, one *step,
 
 // findSQL is the statement for one part of a query, but for its last two
 // values: limit and offset. Behind the columns of a document stand the keys
-// of the order, if they are wanted, but for the last, which is the id. A
-// statement of several arms needs them.
+// of the order, if they are wanted, but for the last, which is the id. Several
+// arms can be ordered only by what is there.
 func findSQL(q *Query, one *step, keyed bool) (text string, args []any) {
 	wheres := []query.Node{q.Where}
-	if one.from.all() {
+	if keyed && one.from.all() {
 		wheres = arms(q)
 	}
 	b := make([]byte, 0, 512)

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -278,8 +279,8 @@ func (l *Log) Find(ctx context.Context, f Filter) ([]Entry, error) {
 	query, args := selectEntry+" WHERE e.log = ?", []any{l.name}
 	where := func(condition string, arg any) { query, args = query+" AND e."+condition, append(args, arg) }
 	for _, c := range []struct{ condition, value string }{{"actor = ?", f.Actor}, {"action = ?", f.Action}, {"subject = ?", f.Subject}} {
-		if c.value != "" {
-			where(c.condition, c.value)
+		if c.value != "" { // no entry has what PostgreSQL can't read
+			where(c.condition, strings.ReplaceAll(strings.ToValidUTF8(c.value, "\ufffd"), "\x00", "\ufffd"))
 		}
 	}
 	if !f.Since.IsZero() {

@@ -189,7 +189,7 @@ func (g *group) addAuthn(p *program, f *authnFlags, issuer, url string, sealer k
 	if db.Kind == database.Postgres {
 		g.background = append(g.background, func(ctx context.Context) error {
 			if err := keys.ListenOn(ctx, database.PostgresDSN(url), authserver.RevocationsChannel, g.log, server.Wake); err != nil {
-				g.log.Warn("what ends at other replicas is looked for four times a second only", "err", err)
+				g.log.Warn("what ends at other replicas is looked for ten times a second only", "err", err)
 			}
 			return nil
 		})

@@ -22,6 +22,9 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/urbandata/urbandata/authserver"
+	"github.com/urbandata/urbandata/keys"
 )
 
 // The exit codes.
@@ -59,6 +62,7 @@ type commands struct {
 	Users          usersCmd          `cmd:"" help:"Create, list and disable users; set a password."`
 	Clients        clientsCmd        `cmd:"" help:"Register programs that get tokens in their own name."`
 	Audiences      audiencesCmd      `cmd:"" help:"Register whom tokens are for."`
+	Audit          auditCmd          `cmd:"" help:"Export and verify who did what to users, sessions, clients and keys."`
 	Keys           keysCmd           `cmd:"" help:"Look at the signing keys, rotate, revoke, import and export them."`
 	Token          tokenCmd          `cmd:"" help:"Look into an access token."`
 	Version        versionCmd        `cmd:"" help:"Print the version."`
@@ -94,7 +98,7 @@ func run(p *program) int {
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
 		kong.Writers(p.stdout, p.stderr),
 		kong.Exit(func(code int) { exited = code }),
-		kong.Vars{"datadir": defaultDataDir},
+		kong.Vars{"datadir": defaultDataDir, "accountslog": authserver.AuditLog, "keyslog": keys.AuditLog},
 		kong.Bind(p),
 		kong.Resolvers(environment(p.getenv)),
 	)

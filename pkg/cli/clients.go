@@ -36,6 +36,7 @@ func (d *authnDatabase) clients(p *program, f func(*authserver.Clients) error) (
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
+	p.operate()
 	err = f(authserver.NewClients(store, nil))
 	switch {
 	case errors.Is(err, authserver.ErrNoClient):
@@ -223,7 +224,7 @@ Servers that run learn of it within seconds. What authserver's --audience says o
 // Run registers the audience.
 func (c *audiencesCreateCmd) Run(p *program) error {
 	return c.clients(p, func(clients *authserver.Clients) error {
-		err := clients.AddAudience(p.ctx, authserver.RegisteredAudience{
+		_, err := clients.AddAudience(p.ctx, authserver.RegisteredAudience{
 			Name: c.Name, Alg: jose.SignatureAlgorithm(c.Alg), Type: c.Typ, TokenLife: c.TokenLife, ForUsers: !c.ClientsOnly,
 		})
 		if err != nil {

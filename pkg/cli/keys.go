@@ -87,7 +87,10 @@ func (p *program) clock() time.Time {
 }
 
 // actor names whoever runs a command, for the history.
-func actor() string {
+func actor() string { return operator() + " (command line)" }
+
+// operator is the user of this machine, and the machine.
+func operator() string {
 	name, host := "unknown", "unknown"
 	if u, err := user.Current(); err == nil {
 		name = u.Username
@@ -95,7 +98,7 @@ func actor() string {
 	if h, err := os.Hostname(); err == nil {
 		host = h
 	}
-	return name + "@" + host + " (command line)"
+	return name + "@" + host
 }
 
 // apply makes an edit and says what came of it.

@@ -47,8 +47,10 @@ type resourceserverCmd struct {
 type inmueblesFlags struct {
 	RequireIfMatch bool `env:"URBANDATA_API_REQUIRE_IF_MATCH" help:"Refuse a PUT, PATCH or DELETE without If-Match (428), so that nobody overwrites what they haven't seen. (${env})"`
 
-	ImportMaxMB int64         `name:"import-max-mb" default:"512" placeholder:"N" env:"URBANDATA_API_IMPORT_MAX_MB" help:"How large a file may be that is imported over HTTP, in MiB, as it is sent. (${env}, ${default})"`
-	ImportKeep  time.Duration `default:"168h" env:"URBANDATA_API_IMPORT_KEEP" help:"How long what became of an import over HTTP can be looked at. (${env}, ${default})"`
+	Revocations        string        `default:"auto" placeholder:"auto|off|URL" env:"URBANDATA_API_REVOCATIONS" help:"Where the issuer says which sessions have ended, so that their tokens are refused within a second: auto looks beside the keys, and does without if there is nothing; off does without. (${env}, ${default})"`
+	RevocationsSilence time.Duration `default:"0s" placeholder:"DURATION" env:"URBANDATA_API_REVOCATIONS_SILENCE" help:"For how long tokens are taken while the issuer says nothing; then all are refused. 0 for the life of a token, -1s for ever. (${env}, ${default})"`
+	ImportMaxMB        int64         `name:"import-max-mb" default:"512" placeholder:"N" env:"URBANDATA_API_IMPORT_MAX_MB" help:"How large a file may be that is imported over HTTP, in MiB, as it is sent. (${env}, ${default})"`
+	ImportKeep         time.Duration `default:"168h" env:"URBANDATA_API_IMPORT_KEEP" help:"How long what became of an import over HTTP can be looked at. (${env}, ${default})"`
 
 	catalogueFlag `embed:""`
 }
@@ -172,13 +174,16 @@ func (g *group) addInmuebles(p *program, o verify.Options, f *inmueblesFlags, ur
 	if err != nil {
 		return err
 	}
+	if err := follow(&o, g.log, "URBANDATA_API", f.Revocations, f.RevocationsSilence); err != nil {
+		return err
+	}
 	limits, err := f.limits()
 	if err != nil {
 		return err
 	}
 	verifier, err := verify.New(o)
 	if err != nil {
-		return wrongSetting("--jwks-url (URBANDATA_API_JWKS_URL), --audience (URBANDATA_API_AUDIENCE) or --verifier-name (URBANDATA_API_VERIFIER_NAME)", "%s", err)
+		return wrongSetting("--jwks-url (URBANDATA_API_JWKS_URL), --revocations (URBANDATA_API_REVOCATIONS), --audience (URBANDATA_API_AUDIENCE) or --verifier-name (URBANDATA_API_VERIFIER_NAME)", "%s", err)
 	}
 	registerVerifierMetrics(g.metrics, verifier)
 	store, closer, err := openInmuebles(p.ctx, url)
@@ -257,4 +262,5 @@ func registerVerifierMetrics(reg prometheus.Registerer, v *verify.Verifier) {
 		func(s verify.Stats) float64 { return float64(s.TokensStored) })
 	counter("token_cache_evicted_total", "Good tokens given up for want of room.",
 		func(s verify.Stats) float64 { return float64(s.TokensEvicted) })
+	registerRevocationMetrics(reg, v)
 }

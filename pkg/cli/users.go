@@ -20,8 +20,11 @@ import (
 type usersCmd struct {
 	Create      usersCreateCmd      `cmd:"" help:"Create a user, with any role."`
 	List        usersListCmd        `cmd:"" help:"List users."`
+	SetRoles    usersSetRolesCmd    `cmd:"" help:"Give a user other roles in place of those that the user has."`
 	SetPassword usersSetPasswordCmd `cmd:"" help:"Give a user another password, enable the account and end its sessions."`
 	Disable     usersDisableCmd     `cmd:"" help:"Keep a user from logging in and end the sessions."`
+	Enable      usersEnableCmd      `cmd:"" help:"Let a user that is disabled or deleted log in again."`
+	Delete      usersDeleteCmd      `cmd:"" help:"Disable a user, to be erased after the grace period, and end the sessions."`
 	RemoveTOTP  usersRemoveTOTPCmd  `cmd:"" name:"remove-totp" help:"Turn a user's second factor off, for who has lost the device and the recovery codes."`
 	Import      usersImportCmd      `cmd:"" help:"Bring users along with their passwords, from Django or CSV: all or none."`
 }
@@ -53,7 +56,11 @@ func (d *authnDatabase) open(p *program) (*database.SQL, error) {
 }
 
 // accounts calls f with the accounts of the database.
-func (d *authnDatabase) accounts(p *program, f func(*authserver.Accounts) error) (err error) {
+func (d *authnDatabase) accounts(p *program, f func(*authserver.Accounts) error) error {
+	return d.accountsWith(p, authserver.AccountsOptions{}, f)
+}
+
+func (d *authnDatabase) accountsWith(p *program, o authserver.AccountsOptions, f func(*authserver.Accounts) error) (err error) {
 	db, err := d.open(p)
 	if err != nil {
 		return err
@@ -64,7 +71,8 @@ func (d *authnDatabase) accounts(p *program, f func(*authserver.Accounts) error)
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	err = f(authserver.NewAccounts(store, authserver.AccountsOptions{}))
+	p.operate()
+	err = f(authserver.NewAccounts(store, o))
 	var field *authserver.FieldError
 	switch {
 	case errors.Is(err, authserver.ErrNoUser):
@@ -210,6 +218,65 @@ func (c *usersDisableCmd) Run(p *program) error {
 			return err
 		}
 		_, err := fmt.Fprintln(p.stdout, "disabled; all sessions have ended, and access tokens that are out expire within the token life (5 minutes unless set)")
+		return err
+	})
+}
+
+type usersEnableCmd struct {
+	Email         string `arg:"" help:"The user's e-mail address."`
+	authnDatabase `embed:""`
+}
+
+// Run enables the user.
+func (c *usersEnableCmd) Run(p *program) error {
+	return c.accounts(p, func(a *authserver.Accounts) error {
+		disabled := false
+		if _, err := a.ChangeByEmail(p.ctx, c.Email, authserver.UserChange{Disabled: &disabled}); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(p.stdout, "enabled")
+		return err
+	})
+}
+
+type usersSetRolesCmd struct {
+	Email         string   `arg:"" help:"The user's e-mail address."`
+	Role          []string `required:"" enum:"viewer,user,editor,admin" help:"viewer (read), user (and write one's own), editor (and anyone's), admin. Repeatable; all that the user is to have."`
+	authnDatabase `embed:""`
+}
+
+// Run gives the roles.
+func (c *usersSetRolesCmd) Run(p *program) error {
+	roles := make([]token.Role, len(c.Role))
+	for i, r := range c.Role {
+		roles[i] = token.Role(r)
+	}
+	return c.accounts(p, func(a *authserver.Accounts) error {
+		if _, err := a.ChangeByEmail(p.ctx, c.Email, authserver.UserChange{Roles: roles}); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(p.stdout, "roles set; access tokens that are out have the old ones until they expire (5 minutes unless set)")
+		return err
+	})
+}
+
+type usersDeleteCmd struct {
+	Email         string        `arg:"" help:"The user's e-mail address."`
+	DeletionGrace time.Duration `default:"720h" env:"URBANDATA_AUTH_DELETION_GRACE" help:"When the account is erased. Until then users enable brings it back. (${env})"`
+	authnDatabase `embed:""`
+}
+
+// Run deletes the user.
+func (c *usersDeleteCmd) Run(p *program) error {
+	if c.DeletionGrace < time.Minute {
+		return wrongSetting("--deletion-grace (URBANDATA_AUTH_DELETION_GRACE)", "it must be a minute at least, such as 720h")
+	}
+	return c.accountsWith(p, authserver.AccountsOptions{DeletionGrace: c.DeletionGrace}, func(a *authserver.Accounts) error {
+		at, err := a.DeleteByEmail(p.ctx, c.Email)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(p.stdout, "deleted; all sessions have ended, and the account is erased at %s\n", at.Format(time.RFC3339))
 		return err
 	})
 }

@@ -20,6 +20,7 @@ import (
 // accountFlags are the settings of accounts that a running authn has.
 type accountFlags struct {
 	DeletionGrace     time.Duration `default:"720h" env:"URBANDATA_AUTH_DELETION_GRACE" help:"For how long an account that its owner deleted can be restored before it is erased. (${env})"`
+	AuditOrigins      time.Duration `name:"audit-origins" default:"8760h" env:"URBANDATA_AUTH_AUDIT_ORIGINS" help:"For how long the audit keeps from which network and device something came. (${env})"`
 	Limits            string        `placeholder:"FILE|off" env:"URBANDATA_AUTH_LIMITS" help:"JSON file with limits on logins, registrations and resets other than the defaults, or off. (${env})"`
 	TrustedProxies    []string      `name:"trusted-proxies" placeholder:"NETWORK" env:"URBANDATA_AUTH_TRUSTED_PROXIES" help:"Networks of proxies whose word about the client's address is taken, such as 10.0.0.0/8. Repeatable; several with , between. (${env})"`
 	ForwardedField    string        `name:"forwarded-field" enum:"X-Forwarded-For,Forwarded" default:"X-Forwarded-For" env:"URBANDATA_AUTH_FORWARDED_FIELD" help:"Where they give it: X-Forwarded-For or Forwarded (RFC 7239). (${env})"`
@@ -41,9 +42,13 @@ func (f *authnFlags) accounts(p *program, issuer string, console authserver.Mail
 	if f.DeletionGrace < time.Minute {
 		return o, wrongSetting("--deletion-grace (URBANDATA_AUTH_DELETION_GRACE)", "it must be a minute at least, such as 720h")
 	}
+	if f.AuditOrigins < time.Hour {
+		return o, wrongSetting("--audit-origins (URBANDATA_AUTH_AUDIT_ORIGINS)", "it must be an hour at least, such as 8760h")
+	}
 	o = authserver.AccountsOptions{
 		Sessions:      authserver.SessionLimits{Grace: f.RefreshGrace, Idle: f.RefreshIdle, Lifetime: f.SessionLifetime},
 		DeletionGrace: f.DeletionGrace,
+		AuditOrigins:  f.AuditOrigins,
 		Mail:          authserver.MailOptions{Mailer: console, URL: f.AccountURL, Verify: authserver.Verification(f.EmailVerification)},
 	}
 	if o.Limits, err = readLimits(f.Limits); err != nil {

@@ -123,6 +123,9 @@ const (
 	ScopeInmueblesWrite = "inmuebles:write" // create inmuebles, change and delete one's own
 	ScopeInmueblesAdmin = "inmuebles:admin" // change and delete anyone's
 	ScopeKeysAdmin      = "keys:admin"      // look at, rotate and revoke signing keys
+	ScopeUsersAdmin     = "users:admin"     // look at, change and delete anyone's account, and end anyone's sessions
+	ScopeClientsAdmin   = "clients:admin"   // register, change and remove clients and audiences
+	ScopeAuditRead      = "audit:read"      // read who did what
 )
 
 // Has reports whether the set holds name.
@@ -177,7 +180,10 @@ var grants = map[Role]Scope{
 	RoleViewer: {ScopeInmueblesRead},
 	RoleUser:   {ScopeInmueblesRead, ScopeInmueblesWrite},
 	RoleEditor: {ScopeInmueblesRead, ScopeInmueblesWrite, ScopeInmueblesAdmin},
-	RoleAdmin:  {ScopeInmueblesRead, ScopeInmueblesWrite, ScopeInmueblesAdmin, ScopeKeysAdmin},
+	RoleAdmin: {
+		ScopeInmueblesRead, ScopeInmueblesWrite, ScopeInmueblesAdmin,
+		ScopeKeysAdmin, ScopeUsersAdmin, ScopeClientsAdmin, ScopeAuditRead,
+	},
 }
 
 // Valid reports whether r is a role that exists.

@@ -49,7 +49,7 @@ func TestScopesOf(t *testing.T) {
 		{[]Role{"nobody"}, ""},
 		{[]Role{RoleViewer}, "inmuebles:read"},
 		{[]Role{RoleUser, RoleViewer}, "inmuebles:read inmuebles:write"},
-		{[]Role{RoleAdmin}, "inmuebles:admin inmuebles:read inmuebles:write keys:admin"},
+		{[]Role{RoleAdmin}, "audit:read clients:admin inmuebles:admin inmuebles:read inmuebles:write keys:admin users:admin"},
 	} {
 		if got := ScopesOf(tc.roles).String(); got != tc.want {
 			t.Errorf("ScopesOf(%v) = %q, want %q", tc.roles, got, tc.want)

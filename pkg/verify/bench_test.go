@@ -1,12 +1,14 @@
 package verify_test
 
 import (
+	"context"
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -330,5 +332,58 @@ func TestAllocations(t *testing.T) {
 		if n := testing.AllocsPerRun(100, func() { _, _ = v.Verify(t.Context(), compact) }); n > tc.most {
 			t.Errorf("%s: %v allocations, want at most %v", tc.name, n, tc.most)
 		}
+		followed := verify.RevocationOptions{URL: "https://id.example/r", MaxSilence: -1}
+		v = fixed(t, issuer, func(o *verify.Options) { o.TokenCacheBytes, o.Revocations = tc.cache, followed })
+		verify.Hold(v, token.Revocation{Session: "another", Expiry: time.Now().Unix() + 300}, token.Revocation{Subject: "another", Expiry: time.Now().Unix() + 300})
+		if n := testing.AllocsPerRun(100, func() { _, _ = v.Verify(t.Context(), compact) }); n > tc.most {
+			t.Errorf("%s, with revocations: %v allocations, want at most %v", tc.name, n, tc.most)
+		}
+	}
+}
+
+// BenchmarkRevocations is a verification by a verifier that holds a list of
+// 10,000 endings, in terms of one by a verifier that follows none: with the
+// token in the cache, and anew. Each takes a whole batch of tokens, in turns.
+func BenchmarkRevocations(b *testing.B) {
+	f := newFeed(b)
+	for i := range 10_000 {
+		f.entries = append(f.entries, token.Revocation{Session: fmt.Sprintf("0199d0f4-7c1e-7000-9000-%012d", i), Expiry: time.Now().Unix() + 3600})
+	}
+	f.seq = int64(len(f.entries))
+	for _, bm := range []struct {
+		name  string
+		cache int64
+		batch int
+	}{{"cached", verify.DefaultTokenCacheBytes, 2000}, {"anew", 0, 20}} {
+		b.Run(bm.name, func(b *testing.B) {
+			without := fixed(b, f.issuer, func(o *verify.Options) { o.TokenCacheBytes = bm.cache })
+			with := fixed(b, f.issuer, func(o *verify.Options) {
+				o.TokenCacheBytes = bm.cache
+				o.Revocations.URL, o.HTTPClient = "https://id.example/r", &http.Client{Transport: f}
+			})
+			ctx, cancel := context.WithCancel(b.Context())
+			var running sync.WaitGroup
+			running.Go(func() { _ = with.Run(ctx) })
+			defer running.Wait()
+			defer cancel()
+			if err := with.Wait(ctx); err != nil || with.Stats().Revocations.Entries != 10_000 {
+				b.Fatal(err, with.Stats())
+			}
+			compact := f.issuer.Mint(verify.EdDSA, benchClaims(f.issuer))
+			run := func(v *verify.Verifier) func() {
+				return func() {
+					for range bm.batch {
+						if _, err := v.Verify(ctx, compact); err != nil {
+							b.Fatal(err)
+						}
+					}
+				}
+			}
+			inTurns(b, "x/without", run(with), run(without))
+			one := func(v *verify.Verifier) float64 {
+				return testing.AllocsPerRun(1000, func() { _, _ = v.Verify(ctx, compact) })
+			}
+			b.ReportMetric(one(with)-one(without), "more-allocs")
+		})
 	}
 }

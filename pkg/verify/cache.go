@@ -432,6 +432,8 @@ type Stats struct {
 	TokenBytes    int64  // what they take, at most Options.TokenCacheBytes
 	TokensStored  uint64 // tokens that were verified and then kept
 	TokensEvicted uint64 // good ones given up for want of room
+
+	Revocations RevocationStats // zero if they are not followed
 }
 
 // add adds the stats of another issuer.
@@ -447,4 +449,5 @@ func (s *Stats) add(o Stats) {
 	s.OnDemand += o.OnDemand
 	s.Denied += o.Denied
 	s.Changes += o.Changes
+	s.Revocations.add(o.Revocations)
 }

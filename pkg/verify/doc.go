@@ -94,14 +94,46 @@
 // memory than its bound, and only good tokens are in it. How long an answer
 // takes shows whether a token was seen before, to who has the token.
 //
+// # Revocations
+//
+// By itself a token is good until it expires, whatever has become of its
+// session. With Options.Revocations the verifier follows the issuer's signed
+// list of what has ended (format: token.Revocations, and docs/verify.md), and
+// refuses with [ErrRevoked], a moment after the issuer has said so.
+//
+//		              a first list comes            nothing comes, MaxSilence passes
+//		  unheard ─────────────────────► following ───────────────────────► silent
+//		(verifies) ─────────────────────────────────────────────────────►  (refuses)
+//		     │       MaxSilence passes       ▲                                 │
+//		     │ 404, and Optional             └─────────────────────────────────┘
+//		     ▼                                         a list comes
+//		  absent: verifies, and asks again each minute
+//
+//	  - News come by a stream of events. One that is silent for 10 s is given up:
+//	    an issuer without news says so every 3 s. While there is no stream, the
+//	    list is fetched every second.
+//	  - Each statement is verified as strictly as a token: typ, alg, signature by
+//	    a key of the set, iss, exp, iat. What fails changes nothing and counts as
+//	    silence. So nobody between can end a session, and who holds news back is
+//	    noticed: a statement says until when it speaks of the present.
+//	  - News follow upon a place in a sequence without gaps. If that isn't held,
+//	    the whole list is fetched. The sequence never goes back, unless nothing
+//	    that is held is of use any more.
+//	  - A token costs a look or two into maps that are never locked (30 ns, no
+//	    allocation), in the token cache too. MaxEntries bounds the memory; an
+//	    entry goes when its tokens have expired.
+//	  - Silence beyond MaxSilence refuses every token with
+//	    [ErrRevocationsUnavailable], and [Verifier.Check] says so.
+//
 // # What is trusted
 //
 // The key set's address and the TLS between; the clock, within Leeway. Who can
 // write the issuer's key set, or holds one of its private keys, can make any
-// token. A token stays good until its exp, or until its key leaves the set and
-// the set is fetched again (at most MaxAge, plus MaxStale while the issuer
-// can't be reached). With CacheOptions.File, who can write that file can make
-// any token while the issuer can't be reached.
+// token. A token stays good until its exp, until the issuer says that it has
+// ended, if that is followed, or until its key leaves the set and the set is
+// fetched again (at most MaxAge, plus MaxStale while the issuer can't be
+// reached). With CacheOptions.File, who can write that file can make any token
+// while the issuer can't be reached.
 //
 // # Benchmarks and attacks
 //

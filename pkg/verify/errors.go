@@ -48,6 +48,12 @@ var (
 	// ErrClaims: the payload is not the strict JSON object that package token
 	// describes, or lacks a claim it must have. With one issuer it was signed.
 	ErrClaims = errors.New("verify: unusable claims")
+	// ErrRevoked: the issuer has said that the token's session has ended, that
+	// its user or client is disabled, or that it is withdrawn itself.
+	ErrRevoked = errors.New("verify: token revoked")
+	// ErrRevocationsUnavailable: the issuer has said nothing about what has
+	// ended for longer than RevocationOptions.MaxSilence.
+	ErrRevocationsUnavailable = errors.New("verify: revocations unavailable")
 	// ErrScope: the token is good, but lacks a scope (see [CheckScope]).
 	ErrScope = errors.New("verify: insufficient scope")
 	// ErrLogin: the token is good, but the login that it comes from is too old
@@ -63,8 +69,11 @@ var (
 	ErrRunning = errors.New("verify: already running")
 	// ErrKeySet: a document is not a JWK Set with at least one usable key.
 	ErrKeySet = errors.New("verify: unusable key set document")
-	// ErrFetch: the key set could not be fetched.
-	ErrFetch = errors.New("verify: key set fetch failed")
+	// ErrFetch: the key set or the revocations could not be fetched.
+	ErrFetch = errors.New("verify: fetch failed")
+	// ErrRevocations: a document is not the issuer's present word on what has
+	// ended.
+	ErrRevocations = errors.New("verify: unusable revocations")
 )
 
 // class is what the outside may learn of a sentinel error.
@@ -95,6 +104,8 @@ var classes = [...]class{
 	{ErrIssuer, "issuer", 401, codeToken, "The access token is not for this service."},
 	{ErrAudience, "audience", 401, codeToken, "The access token is not for this service."},
 	{ErrClaims, "claims", 401, codeToken, notValid},
+	{ErrRevoked, "revoked", 401, codeToken, "The access token has been revoked."},
+	{ErrRevocationsUnavailable, "revocations_unavailable", 503, "", "Tokens can't be verified at the moment. Try again soon."},
 	{ErrScope, "scope", 403, codeScope, "The access token lacks a scope that this operation needs."},
 	{ErrLogin, "login", 401, codeLogin, "The operation needs a more recent or a stronger login."},
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -304,6 +305,87 @@ func FuzzToken(f *testing.F) {
 		r := &http.Request{Header: http.Header{"Authorization": {"Bearer " + raw}}}
 		if got, err := TokenFromRequest(r); err == nil && got != strings.TrimLeft(raw, " ") {
 			t.Fatalf("read %q from %q", got, raw)
+		}
+	})
+}
+
+// Whatever an issuer signs as revocations is what encoding/json reads there,
+// within the bounds, or an error.
+func FuzzRevocations(f *testing.F) {
+	f.Add(`{"iss":"i","iat":1.5,"exp":2,"seq":3,"token_life":300,"revocations":[{"sid":"a","exp":4},{"sub":"b","before":1,"exp":4},{"client_id":"c","exp":4.5},{"jti":"d","exp":4}]}`)
+	f.Add(`{"iss":"i","iat":1,"exp":2,"seq":3,"after":2,"revocations":[{"device":"x","exp":4},{"sid":"\u0061","exp":4}],"more":{}}`)
+	f.Add(`{"iss":"i","iat":1,"exp":2,"seq":1,"after":2,"revocations":[]}`)
+	f.Add(`{"iss":"i","iat":1,"exp":2,"seq":1e999,"revocations":[{"sid":"a","sub":"b","exp":1}]}`)
+	f.Fuzz(func(t *testing.T, s string) {
+		const limit = 4
+		st, err := parseStatement(s, limit)
+		if err != nil {
+			if !errors.Is(err, ErrRevocations) || st != nil {
+				t.Fatalf("%v, %v", err, st)
+			}
+			return
+		}
+		var m struct {
+			Issuer  string `json:"iss"`
+			Seq     *int64 `json:"seq"`
+			After   *int64 `json:"after"`
+			Entries []map[string]json.RawMessage
+		}
+		var names map[string]json.RawMessage
+		accepted(t, s, &names)
+		accepted(t, string(names["iss"]), &m.Issuer)
+		accepted(t, string(names["revocations"]), &m.Entries)
+		known := 0
+		for _, e := range m.Entries {
+			for kind, name := range []string{bySession: "sid", bySubject: "sub", byClient: "client_id", byID: "jti"} {
+				raw, ok := e[name]
+				if !ok {
+					continue
+				}
+				var value string
+				accepted(t, string(raw), &value)
+				if got := st.ends[known]; got.kind != kind || got.value != value || value == "" || len(value) > maxEndValue {
+					t.Fatalf("entry %d is %+v, encoding/json says %s %q", known, got, name, value)
+				}
+				known++
+			}
+		}
+		if st.issuer != m.Issuer || len(st.ends) != known || known > limit || st.seq < 0 || st.after < 0 || st.after > st.seq && st.follows {
+			t.Fatalf("%+v with %d entries", st, known)
+		}
+		table := newEndTable()
+		table.add(st.ends, time.Unix(0, 0))
+		if table.size() > limit {
+			t.Fatalf("%d entries are held", table.size())
+		}
+	})
+}
+
+// Whatever a stream sends is cut into events within the bound, and no event is
+// made up.
+func FuzzEvents(f *testing.F) {
+	f.Add([]byte("id: 1\ndata: a.b.c\n\n: comment\n\ndata\n\n"))
+	f.Add([]byte("data:a\r\ndata: b\r\n\r\nevent: x\ndata: c\n\nevent:message\ndata: d\n\ndata: no end"))
+	f.Add([]byte(strings.Repeat("data: x\n", 20)))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		const limit = 64
+		events := eventReader{r: bufio.NewReaderSize(bytes.NewReader(raw), 16), limit: limit}
+		for {
+			data, err := events.next()
+			if err != nil {
+				if !errors.Is(err, io.EOF) && !errors.Is(err, ErrRevocations) {
+					t.Fatalf("%v has no class", err)
+				}
+				return
+			}
+			if len(data) > limit {
+				t.Fatalf("an event of %d bytes", len(data))
+			}
+			for line := range strings.SplitSeq(data, "\n") {
+				if !bytes.Contains(raw, []byte(line)) {
+					t.Fatalf("%q is not in what came", line)
+				}
+			}
 		}
 	})
 }

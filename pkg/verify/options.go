@@ -33,6 +33,14 @@ const (
 	DefaultBurst          = 5
 	DefaultEvery          = 10 * time.Second
 
+	// DefaultMaxSilence is for how long tokens are verified without word of
+	// what has ended, before the issuer has said how long its tokens live.
+	DefaultMaxSilence = 5 * time.Minute
+
+	// DefaultMaxEntries take some 10 MB: 300 sign-outs a second with tokens of
+	// five minutes.
+	DefaultMaxEntries = 100_000
+
 	// DefaultTokenCacheBytes has room for some 10,000 of our tokens, and so
 	// for as many users as are active within a token's life. It is not taken
 	// by itself: see [Options.TokenCacheBytes].
@@ -50,8 +58,8 @@ type Options struct {
 	// JWKSURL is where the issuer publishes its keys. It must be https, or
 	// http on this machine, unless AllowHTTP is set.
 	JWKSURL string
-	// AllowHTTP permits a JWKSURL without TLS: whoever can write to the
-	// network between can then forge any token.
+	// AllowHTTP permits a JWKSURL or Revocations.URL without TLS: whoever can
+	// write to the network between can then forge any token.
 	AllowHTTP bool
 	// Keys is a fixed key set, for tests and for keys that come by another
 	// way. It excludes JWKSURL; nothing is fetched and nothing goes stale.
@@ -80,6 +88,10 @@ type Options struct {
 	// Realm is the realm of challenges that the middleware sends (default:
 	// Audience).
 	Realm string
+
+	// Revocations says whether the issuer is heard on tokens that have ended
+	// before their time. By default it isn't.
+	Revocations RevocationOptions
 
 	// Cache tunes how keys are fetched and kept.
 	Cache CacheOptions
@@ -126,6 +138,28 @@ type CacheOptions struct {
 	Every time.Duration
 }
 
+// RevocationOptions say how a verifier follows what the issuer says has ended:
+// see "Revocations" in the package comment.
+type RevocationOptions struct {
+	// URL is where the issuer publishes its list; what is new comes from
+	// URL + "/stream". The rules are those of JWKSURL. Empty: none is followed.
+	URL string
+	// MaxSilence is the policy: for how long after its last word tokens are
+	// verified while the issuer can't be heard. Then all are refused with
+	// [ErrRevocationsUnavailable]. Default: for the life of an access token, as
+	// the issuer states it ([DefaultMaxSilence] until it has), which costs
+	// nothing if the issuer is down, since it issues no tokens then. Negative:
+	// for ever.
+	MaxSilence time.Duration
+	// Optional is for an issuer that may have no list: while it answers with a
+	// 4xx that says so, or with anything but a JWT, and never had a list, tokens
+	// are verified without. It is asked again every minute.
+	Optional bool
+	// MaxEntries bounds what is held (default [DefaultMaxEntries]). A longer
+	// list is not taken.
+	MaxEntries int
+}
+
 // rules are the bounds on a set's life.
 func (c *CacheOptions) rules() pace.Rules {
 	return pace.Rules{MinAge: c.MinAge, MaxAge: c.MaxAge, DefaultAge: c.DefaultAge, MaxStale: c.MaxStale}
@@ -139,6 +173,9 @@ type Hooks struct {
 	Verified func(Outcome)
 	// Fetched is called after each attempt to fetch the key set.
 	Fetched func(Fetch)
+	// Followed is called after each word of the issuer on what has ended, and
+	// each failure to hear it.
+	Followed func(Following)
 }
 
 // Outcome is what became of one token.
@@ -158,6 +195,15 @@ type Fetch struct {
 	Changed  bool          // the key set is now another
 	Keys     int           // usable keys now held
 	Err      error         // nil: a usable set, or 304
+}
+
+// Following is one word of the issuer on what has ended, or a failure.
+type Following struct {
+	Streaming bool  // it came as it happened
+	Sequence  int64 // the place up to which the list is now held
+	Entries   int   // what is held
+	New       int   // entries that it brought; 0 for a heartbeat
+	Err       error // nil: it was taken
 }
 
 const maxLeeway = 5 * time.Minute
@@ -193,6 +239,23 @@ func (o Options) resolve() (Options, error) {
 		if err := checkURL(o.JWKSURL, o.AllowHTTP); err != nil {
 			return bad("JWKSURL %v", err)
 		}
+	}
+	if r := o.Revocations; r.URL != "" {
+		if err := checkURL(r.URL, o.AllowHTTP); err != nil {
+			return bad("Revocations.URL %v", err)
+		}
+		if strings.Contains(r.URL, "?") {
+			return bad("Revocations.URL must not have a query")
+		}
+		if r.MaxSilence > 0 && r.MaxSilence < maxQuiet {
+			return bad("Revocations.MaxSilence %v is under %v, for which an issuer may have nothing to say", r.MaxSilence, maxQuiet)
+		}
+		if r.MaxEntries < 0 {
+			return bad("Revocations.MaxEntries is negative")
+		}
+		o.Revocations.MaxEntries = orDefault(r.MaxEntries, DefaultMaxEntries)
+	} else if r != (RevocationOptions{}) {
+		return bad("Revocations has no URL")
 	}
 	if len(o.Algorithms) == 0 {
 		o.Algorithms = Algorithms()
@@ -274,7 +337,7 @@ func visible(s string) bool {
 	return true
 }
 
-// checkURL says what is wrong with the address of a key set.
+// checkURL says what is wrong with an address of the issuer's.
 func checkURL(raw string, allowHTTP bool) error {
 	u, err := url.Parse(raw)
 	switch {

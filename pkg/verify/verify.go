@@ -28,6 +28,7 @@ type Verifier struct {
 type trust struct {
 	options Options // resolved
 	cache   *cache
+	ends    *follower // nil if revocations are not followed
 }
 
 // New validates o and returns a Verifier that is not started: see
@@ -50,7 +51,11 @@ func NewMulti(issuers ...Options) (*Verifier, error) {
 		if err != nil {
 			return nil, err
 		}
-		v.issuers = append(v.issuers, &trust{options: o, cache: newCache(o)})
+		t := &trust{options: o, cache: newCache(o)}
+		if o.Revocations.URL != "" {
+			t.ends = newFollower(t)
+		}
+		v.issuers = append(v.issuers, t)
 	}
 	switch len(v.issuers) {
 	case 0:
@@ -74,7 +79,8 @@ func NewMulti(issuers ...Options) (*Verifier, error) {
 	return v, nil
 }
 
-// Run keeps the key sets fresh until ctx ends, then returns nil. It fetches at
+// Run keeps the key sets fresh, and follows what has ended, until ctx ends,
+// then returns nil. It fetches at
 // once, and retries until the first set is there. It must be running for keys
 // to be fetched; with Options.Keys it has nothing to do. With several issuers
 // it runs a goroutine for each, and returns when all have ended. The error is
@@ -89,18 +95,26 @@ func (v *Verifier) Run(ctx context.Context) error {
 	for _, t := range v.issuers[1:] {
 		others.Go(func() { t.cache.run(ctx) })
 	}
+	for _, t := range v.issuers {
+		if t.ends != nil {
+			others.Go(func() { t.ends.run(ctx) })
+		}
+	}
 	v.issuers[0].cache.run(ctx)
 	return nil
 }
 
-// Check is for a readiness probe: nil if a usable key set is held, else
-// [ErrKeySetUnavailable] with the cause. With several issuers it is nil if the
-// set of any is usable: else one issuer's outage would take the service from
-// the users of all. It does no I/O.
+// Check is for a readiness probe: nil if tokens can be verified, else
+// [ErrKeySetUnavailable] or [ErrRevocationsUnavailable] with the cause. With
+// several issuers it is nil if the tokens of any can be: else one issuer's
+// outage would take the service from the users of all. It does no I/O.
 func (v *Verifier) Check() error {
 	var all []error
 	for _, t := range v.issuers {
 		err := t.cache.check()
+		if err == nil {
+			err = t.ends.ready()
+		}
 		if err == nil {
 			return nil
 		}
@@ -109,15 +123,24 @@ func (v *Verifier) Check() error {
 	return errors.Join(all...)
 }
 
-// Wait returns nil once a first usable key set of every issuer has come, or an
-// error that is both [ErrKeySetUnavailable] and ctx's. [Verifier.Run] must be
-// running or be about to.
+// Wait returns nil once a first usable key set of every issuer has come, and
+// its revocations, if they are followed, were asked for a first time; or an
+// error that is ctx's and [ErrKeySetUnavailable] or [ErrRevocationsUnavailable].
+// [Verifier.Run] must be running or be about to.
 func (v *Verifier) Wait(ctx context.Context) error {
 	for _, t := range v.issuers {
 		select {
 		case <-t.cache.first:
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", ErrKeySetUnavailable, context.Cause(ctx))
+		}
+		if t.ends == nil {
+			continue
+		}
+		select {
+		case <-t.ends.first:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ErrRevocationsUnavailable, context.Cause(ctx))
 		}
 	}
 	return nil
@@ -127,9 +150,9 @@ func (v *Verifier) Wait(ctx context.Context) error {
 // New. With several issuers it adds up what can be added, and tells the worst
 // of the rest.
 func (v *Verifier) Stats() Stats {
-	s := v.issuers[0].cache.snapshotStats()
+	s := v.issuers[0].stats()
 	for _, t := range v.issuers[1:] {
-		s.add(t.cache.snapshotStats())
+		s.add(t.stats())
 	}
 	s.Tokens, s.TokenBytes = v.tokens.size()
 	if v.tokens != nil {
@@ -143,10 +166,16 @@ func (v *Verifier) Stats() Stats {
 func (v *Verifier) StatsOf(issuer string) (s Stats, ok bool) {
 	for _, t := range v.issuers {
 		if t.options.Issuer == issuer {
-			return t.cache.snapshotStats(), true
+			return t.stats(), true
 		}
 	}
 	return Stats{}, false
+}
+
+func (t *trust) stats() Stats {
+	s := t.cache.snapshotStats()
+	s.Revocations = t.ends.snapshotStats()
+	return s
 }
 
 // Verify returns the claims of raw, a compact JWS, or the reason why it is
@@ -257,7 +286,7 @@ func (v *Verifier) check(ctx context.Context, raw string, got *verified) error {
 	}
 	seen := k != nil
 	if !seen {
-		if k, snap, err = by.keyFor(ctx, parts.header); err != nil {
+		if k, snap, err = by.keyFor(ctx, parts.header, by.options.Types, by.options.Algorithms); err != nil {
 			return err
 		}
 	}
@@ -282,7 +311,7 @@ func (v *Verifier) check(ctx context.Context, raw string, got *verified) error {
 }
 
 // keyFor makes the checks of a header, and finds its key.
-func (t *trust) keyFor(ctx context.Context, encoded []byte) (*key, *snapshot, error) {
+func (t *trust) keyFor(ctx context.Context, encoded []byte, types, algorithms []string) (*key, *snapshot, error) {
 	text, err := decode(nil, encoded)
 	if err != nil {
 		return nil, nil, err
@@ -300,13 +329,13 @@ func (t *trust) keyFor(ctx context.Context, encoded []byte) (*key, *snapshot, er
 
 	// 5. alg is allowed (RFC 8725 §3.1). It is compared exactly: "none" in any
 	// spelling, HMAC, and an absent alg are simply not in the list.
-	if !slices.Contains(t.options.Algorithms, h.alg) {
+	if !slices.Contains(algorithms, h.alg) {
 		return nil, nil, ErrAlgorithm
 	}
 
 	// 6. typ says that it is an access token (RFC 9068 §4, RFC 8725 §3.11), so
 	// an ID token or a logout token of the same issuer is not taken for one.
-	if !slices.Contains(t.options.Types, mediaType(h.typ)) {
+	if !slices.Contains(types, mediaType(h.typ)) {
 		return nil, nil, ErrType
 	}
 
@@ -346,7 +375,7 @@ func (t *trust) checkClaims(p *payload) error {
 		return fmt.Errorf("%w: no exp", ErrClaims)
 	}
 
-	// 12. Its time has come and has not passed.
+	// 12. Its time has come and has not passed, and nobody has ended it.
 	if err := t.checkTimes(p, t.options.Now()); err != nil {
 		return err
 	}
@@ -379,5 +408,5 @@ func (t *trust) checkTimes(p *payload, now time.Time) error {
 	if p.hasIssuedAt && time.Unix(p.IssuedAt, 0).After(now.Add(leeway)) {
 		return fmt.Errorf("%w: iat is ahead", ErrNotYetValid)
 	}
-	return nil
+	return t.ends.check(p, now)
 }

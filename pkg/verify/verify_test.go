@@ -197,26 +197,35 @@ func TestNewRefuses(t *testing.T) {
 		return verify.Options{Issuer: "i", Audience: "a", JWKSURL: "https://id.example/jwks.json"}
 	}
 	for name, change := range map[string]func(*verify.Options){
-		"no issuer":          func(o *verify.Options) { o.Issuer = "" },
-		"no audience":        func(o *verify.Options) { o.Audience = "" },
-		"no keys":            func(o *verify.Options) { o.JWKSURL = "" },
-		"keys twice":         func(o *verify.Options) { o.Keys = keys },
-		"empty keys":         func(o *verify.Options) { o.JWKSURL, o.Keys = "", &verify.KeySet{} },
-		"http":               func(o *verify.Options) { o.JWKSURL = "http://id.example/jwks.json" },
-		"another scheme":     func(o *verify.Options) { o.JWKSURL = "file:///etc/jwks.json" },
-		"relative":           func(o *verify.Options) { o.JWKSURL = "/jwks.json" },
-		"password in it":     func(o *verify.Options) { o.JWKSURL = "https://u:p@id.example/" },
-		"fragment":           func(o *verify.Options) { o.JWKSURL = "https://id.example/#x" },
-		"unknown algorithm":  func(o *verify.Options) { o.Algorithms = []string{"HS256"} },
-		"none":               func(o *verify.Options) { o.Algorithms = []string{"none"} },
-		"empty type":         func(o *verify.Options) { o.Types = []string{""} },
-		"leeway of a day":    func(o *verify.Options) { o.Leeway = 24 * time.Hour },
-		"negative size":      func(o *verify.Options) { o.MaxTokenBytes = -1 },
-		"clamps crossed":     func(o *verify.Options) { o.Cache.MinAge, o.Cache.MaxAge = time.Hour, time.Minute },
-		"default outside":    func(o *verify.Options) { o.Cache.DefaultAge = 24 * time.Hour },
-		"negative budget":    func(o *verify.Options) { o.Cache.Burst = -1 },
-		"negative deadline":  func(o *verify.Options) { o.Cache.FetchTimeout = -1 },
-		"negative least age": func(o *verify.Options) { o.Cache.MinAge = -1 },
+		"no issuer":                 func(o *verify.Options) { o.Issuer = "" },
+		"no audience":               func(o *verify.Options) { o.Audience = "" },
+		"no keys":                   func(o *verify.Options) { o.JWKSURL = "" },
+		"keys twice":                func(o *verify.Options) { o.Keys = keys },
+		"empty keys":                func(o *verify.Options) { o.JWKSURL, o.Keys = "", &verify.KeySet{} },
+		"http":                      func(o *verify.Options) { o.JWKSURL = "http://id.example/jwks.json" },
+		"another scheme":            func(o *verify.Options) { o.JWKSURL = "file:///etc/jwks.json" },
+		"relative":                  func(o *verify.Options) { o.JWKSURL = "/jwks.json" },
+		"password in it":            func(o *verify.Options) { o.JWKSURL = "https://u:p@id.example/" },
+		"fragment":                  func(o *verify.Options) { o.JWKSURL = "https://id.example/#x" },
+		"unknown algorithm":         func(o *verify.Options) { o.Algorithms = []string{"HS256"} },
+		"none":                      func(o *verify.Options) { o.Algorithms = []string{"none"} },
+		"empty type":                func(o *verify.Options) { o.Types = []string{""} },
+		"leeway of a day":           func(o *verify.Options) { o.Leeway = 24 * time.Hour },
+		"negative size":             func(o *verify.Options) { o.MaxTokenBytes = -1 },
+		"clamps crossed":            func(o *verify.Options) { o.Cache.MinAge, o.Cache.MaxAge = time.Hour, time.Minute },
+		"default outside":           func(o *verify.Options) { o.Cache.DefaultAge = 24 * time.Hour },
+		"negative budget":           func(o *verify.Options) { o.Cache.Burst = -1 },
+		"negative deadline":         func(o *verify.Options) { o.Cache.FetchTimeout = -1 },
+		"negative least age":        func(o *verify.Options) { o.Cache.MinAge = -1 },
+		"revocations over http":     func(o *verify.Options) { o.Revocations.URL = "http://id.example/r" },
+		"revocations of a query":    func(o *verify.Options) { o.Revocations.URL = "https://id.example/r?x" },
+		"revocations without a URL": func(o *verify.Options) { o.Revocations.Optional = true },
+		"a short silence": func(o *verify.Options) {
+			o.Revocations = verify.RevocationOptions{URL: "https://id.example/r", MaxSilence: time.Second}
+		},
+		"negative entries": func(o *verify.Options) {
+			o.Revocations = verify.RevocationOptions{URL: "https://id.example/r", MaxEntries: -1}
+		},
 	} {
 		o := ok()
 		change(&o)

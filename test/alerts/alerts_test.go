@@ -136,7 +136,7 @@ func scrape(t *testing.T) (found []series, at time.Time) {
 		m["instance"], m["job"] = "a:9000", "urbandata"
 		s := series{m, constant(v)}
 		switch name {
-		case "urbandata_keys_ring_read_timestamp_seconds": // read again and again
+		case "urbandata_keys_ring_read_timestamp_seconds", "urbandata_revocations_read_timestamp_seconds": // read again and again
 			s.value = func(after time.Duration) (float64, bool) { return v + after.Seconds(), true }
 		case "urbandata_keys_next_transition_timestamp_seconds": // far enough for the longest alert
 			s.value = constant(v + 30*24*3600)
@@ -294,6 +294,16 @@ func TestAlerts(t *testing.T) {
 		},
 		"UrbandataRefreshTokensReused": func() []series {
 			return change(world, "urbandata_grants_total", map[string]string{"grant": "refresh", "outcome": "reused"}, rising(5*time.Minute))
+		},
+		"UrbandataRevocationsOld": func() []series {
+			return change(world, "urbandata_revocations_read_timestamp_seconds", nil, constant(at))
+		},
+		"UrbandataRevocationsSilent": func() []series {
+			return change(world, "urbandata_revocations_heard_age_seconds", nil, constant(31))
+		},
+		"UrbandataTokensRefused": func() []series { return change(world, "urbandata_revocations_usable", nil, constant(0)) },
+		"UrbandataRevocationsNotStreamed": func() []series {
+			return change(world, "urbandata_revocations_streaming", nil, constant(0))
 		},
 		"UrbandataKeySetOld": func() []series { return change(world, "urbandata_keyset_age_seconds", nil, constant(1000)) },
 	}

@@ -237,7 +237,7 @@ func bash(t *testing.T, folder, script string) string {
 // TestCommandsRun pastes the marked blocks of a page, in order, into one
 // shell. An answer that is not 2xx fails its curl.
 func TestCommandsRun(t *testing.T) {
-	for page, result := range map[string]string{"README.md": `"_id"`, "docs/api.md": `"_id"`, "docs/accounts.md": `"last_used_at"`, "docs/oauth.md": `"active":true`} {
+	for page, result := range map[string]string{"README.md": `"_id"`, "docs/api.md": `"_id"`, "docs/accounts.md": `"last_used_at"`, "docs/oauth.md": `"active":true`, "docs/verify.md": `"revocations":[`} {
 		t.Run(page, func(t *testing.T) {
 			folder := t.TempDir()
 			u := startUp(t)
@@ -262,6 +262,30 @@ func TestCommandsRun(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAuditCommandsRun follows docs/operations.md: what is exported verifies,
+// from one night to the next.
+func TestAuditCommandsRun(t *testing.T) {
+	u := startUp(t)
+	blocks := scripts(read(t, "docs/operations.md"), "audit")
+	if len(blocks) != 1 {
+		t.Fatalf("found %d blocks marked <!-- run: audit -->", len(blocks))
+	}
+	folder := t.TempDir()
+	user := func(name string) string {
+		return "echo 'una frase larga y mia' | urbandata users create " + name + "@example.es\n"
+	}
+	out := bash(t, folder, u.here(t, user("ana")+strings.Replace(blocks[0], "urbandata audit export --after", user("luz")+"urbandata audit export --after", 1)))
+	if strings.Count(out, "2 entries are as they were written") != 3 {
+		t.Errorf("it says\n%s", out)
+	}
+	t.Run("forged", func(t *testing.T) {
+		out := bash(t, folder, u.here(t, "sed 's/operator/anybody/' audit-1.ndjson > forged.ndjson; urbandata audit verify forged.ndjson || echo exit $?"))
+		if !strings.Contains(out, "entry 1 isn't what was written") || !strings.Contains(out, "exit 4") {
+			t.Errorf("it says\n%s", out)
+		}
+	})
 }
 
 // TestReadmeHasTheBanner: what README says that `up` prints, it prints.

@@ -225,9 +225,9 @@ func (t *tally) add(o tally) {
 type besieged struct {
 	*siege
 	person
-	random            *rand.Rand
-	live_, open, gone []*sessionOfOne // live, sign-out without an answer, signed out
-	tally             tally
+	random             *rand.Rand
+	living, open, gone []*sessionOfOne // live, sign-out without an answer, signed out
+	tally              tally
 }
 
 // sessionOfOne is a session as its client has it.
@@ -305,12 +305,12 @@ func (b *besieged) live() {
 	const most = 12 // live sessions that get refreshed; the others have had enough
 	share := int64(*killOperations)
 	for b.operations.Load() < share && !b.t.Failed() {
-		known := b.live_[max(0, len(b.live_)-most):]
+		known := b.living[max(0, len(b.living)-most):]
 		switch n := b.random.IntN(100); {
 		case len(known) == 0 || n < 15:
 			b.login()
 		case n < 29:
-			b.signOut(b.random.IntN(len(b.live_)))
+			b.signOut(b.random.IntN(len(b.living)))
 		default:
 			b.refreshOne(known[b.random.IntN(len(known))])
 		}
@@ -359,7 +359,7 @@ func (b *besieged) login() {
 		} else if err := one.take(answer); err != nil {
 			b.t.Error(err)
 		} else {
-			b.live_ = append(b.live_, one)
+			b.living = append(b.living, one)
 			b.acknowledged(&b.tally.logins)
 		}
 		return nil
@@ -388,12 +388,12 @@ func (b *besieged) refreshOne(one *sessionOfOne) {
 // signOut ends a session by its refresh token or its access token. Some
 // clients ask again when there is no answer; others close the window.
 func (b *besieged) signOut(n int) {
-	one := b.live_[n]
+	one := b.living[n]
 	bearer, body := "", object{"refresh": one.refresh}
 	if b.random.IntN(2) == 0 && time.Since(one.at) < 3*time.Minute {
 		bearer, body = one.access, nil
 	}
-	b.live_ = slices.Delete(b.live_, n, n+1)
+	b.living = slices.Delete(b.living, n, n+1)
 	asksAgain := b.random.IntN(2) == 0
 	b.again("a sign-out", func() error {
 		status, answer, err := b.ask(http.MethodPost, "/authn/sign_out", bearer, body)
@@ -440,7 +440,7 @@ func (b *besieged) reckon() {
 		}
 		return status == http.StatusOK
 	}
-	for _, one := range b.live_ {
+	for _, one := range b.living {
 		if !listed[one.id] || !goesOn(one) {
 			b.tally.lost++
 			t.Errorf("session %s is lost: listed %t", one.id, listed[one.id])

@@ -42,14 +42,16 @@ func stockClients() []stockClient {
 		{
 			"openid-client", node.of(clientsFolder),
 			func(_ *testing.T, ready string) []string { return []string{"node", filepath.Join(ready, "client.js")} },
-			[]jose.SignatureAlgorithm{jose.ES256, jose.RS256, jose.PS256, jose.EdDSA}, true, true, "invalid_client",
+			[]jose.SignatureAlgorithm{jose.ES256, jose.RS256, jose.PS256, jose.EdDSA},
+			true, true, "invalid_client",
 		},
 		{
 			"Authlib", python.of(clientsFolder),
 			func(_ *testing.T, ready string) []string {
 				return []string{filepath.Join(ready, "venv", "bin", "python"), filepath.Join(ready, "client.py")}
 			},
-			[]jose.SignatureAlgorithm{jose.ES256, jose.RS256, jose.EdDSA}, true, true, "invalid_client",
+			[]jose.SignatureAlgorithm{jose.ES256, jose.RS256, jose.EdDSA},
+			true, true, "invalid_client",
 		},
 		{
 			"Spring Security", spring.of(clientsFolder),
@@ -63,7 +65,8 @@ func stockClients() []stockClient {
 					"-cp", filepath.Join(ready, "target", "classes") + ":" + strings.TrimSpace(string(classpath)), "Main",
 				}
 			},
-			[]jose.SignatureAlgorithm{jose.ES256, jose.RS256}, false, false,
+			[]jose.SignatureAlgorithm{jose.ES256, jose.RS256},
+			false, false,
 			"invalid_token_response", // it reads the JSON of a 400 only; the text has all of it
 		},
 	}
