@@ -45,7 +45,7 @@ func read(in io.Reader) (outcome, error) {
 			}
 			switch e.Action {
 			case "output":
-				text[e.Package].WriteString(e.Output)
+				_, _ = text[e.Package].WriteString(e.Output) // never fails
 			case "fail", "build-fail":
 				run.failed = append(run.failed, strings.TrimSpace(e.Package+" "+e.Test))
 			}
