@@ -171,9 +171,14 @@ func TestThrottledInSpanish(t *testing.T) {
 func TestOAuthIsEnglish(t *testing.T) {
 	a := newSQLiteAuthn(t)
 	for _, form := range []url.Values{
-		{}, {"grant_type": {"password"}}, {"grant_type": {"client_credentials"}}, {"grant_type": {"x", "y"}},
-		{"grant_type": {"refresh_token"}}, {"grant_type": {"refresh_token"}, "refresh_token": {"udr_x"}},
-		{"grant_type": {"refresh_token"}, "refresh_token": {"\u00f1"}}, {"grant_type": {"client_credentials"}, "client_assertion": {"x"}},
+		{},
+		{"grant_type": {"password"}},
+		{"grant_type": {"client_credentials"}},
+		{"grant_type": {"x", "y"}},
+		{"grant_type": {"refresh_token"}},
+		{"grant_type": {"refresh_token"}, "refresh_token": {"udr_x"}},
+		{"grant_type": {"refresh_token"}, "refresh_token": {"\u00f1"}},
+		{"grant_type": {"client_credentials"}, "client_assertion": {"x"}},
 	} {
 		var said [2]string
 		for i, language := range []string{"en", "es"} {

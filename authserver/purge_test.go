@@ -42,12 +42,8 @@ func TestPurgeByIndex(t *testing.T) {
 				}
 				explain, want = "EXPLAIN ", "Index Cond: ("+column+" <"
 			}
-			rows, err := tx.QueryxContext(t.Context(), tx.Rebind(explain+query), 1, 1000)
-			if err != nil {
-				t.Fatal(err)
-			}
-			plan, err := lastColumn(rows)
-			if err := errors.Join(err, rows.Close(), tx.Rollback()); err != nil {
+			plan, err := lastColumn(t.Context(), tx, explain+query, 1, 1000)
+			if err := errors.Join(err, tx.Rollback()); err != nil {
 				t.Fatal(err)
 			}
 			if text := strings.Join(plan, "\n"); !strings.Contains(text, want) {
@@ -57,8 +53,13 @@ func TestPurgeByIndex(t *testing.T) {
 	})
 }
 
-// lastColumn is the last value of each row.
-func lastColumn(rows *sqlx.Rows) (values []string, err error) {
+// lastColumn is the last value of each row of a query.
+func lastColumn(ctx context.Context, tx *sqlx.Tx, query string, args ...any) (values []string, err error) {
+	rows, err := tx.QueryxContext(ctx, tx.Rebind(query), args...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }() // Err tells
 	for rows.Next() {
 		row, err := rows.SliceScan()
 		if err != nil {

@@ -38,6 +38,7 @@ func TestRecentLogin(t *testing.T) {
 		if _, err := a.accounts.Create(t.Context(), NewUser{Email: "root@ejemplo.example", Password: testPassword, Roles: []token.Role{token.RoleAdmin}}); err != nil {
 			t.Fatal(err)
 		}
+		a.administrator("eva@ejemplo.example", AdminAudience) // the last one can't go
 		credentials := member{"email": "root@ejemplo.example", "password": testPassword, "audience": AdminAudience}
 		m := a.must(200, "POST", "/authn/token", "", credentials)
 		began := a.clock.Now().Unix()
@@ -78,6 +79,7 @@ func TestRecentLogin(t *testing.T) {
 		credentials["password"], credentials["max_age"] = testPassword+"!", 600
 		access, _ = a.must(200, "POST", "/authn/token", "", credentials)["access"].(string)
 		a.must(200, "POST", "/admin/keys/rotate", access, rotate)
+		a.administrator("another@ejemplo.example", AdminAudience) // one has to be left
 		a.must(202, "DELETE", "/authn/me", access, member{"password": testPassword + "!"})
 		a.must(401, "POST", "/admin/keys/rotate", access, rotate) // of a session that has ended
 	})

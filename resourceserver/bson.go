@@ -12,7 +12,7 @@ import (
 )
 
 // appendBSON appends the document that MongoDB keeps: native types, the key
-// first, no null and no default, the keys of the dates, and the words last.
+// first, no null and no default, and the keys of the dates.
 func (m *Inmueble) appendBSON(b []byte) []byte {
 	start, b := bsoncore.AppendDocumentStart(b)
 	b = bsoncore.AppendStringElement(b, "_id", m.ID)
@@ -26,7 +26,6 @@ func (m *Inmueble) appendBSON(b []byte) []byte {
 	if !m.UpdatedAt.IsZero() {
 		b = bsoncore.AppendDateTimeElement(b, nameUpdatedAt, m.UpdatedAt.UnixMilli())
 	}
-	b = bsoncore.BuildArrayElement(b, query.WordsPath, wordsBSON(m)...)
 	b, err := bsoncore.AppendDocumentEnd(b, start)
 	if err != nil { // only when start is not an offset into b
 		panic(err)
@@ -34,14 +33,16 @@ func (m *Inmueble) appendBSON(b []byte) []byte {
 	return b
 }
 
-// wordsBSON are the words by which the document is found: see mongo_words.go.
-func wordsBSON(m *Inmueble) []bsoncore.Value {
+// withWords adds the words of m to its document: see mongo_words.go.
+func (m *Inmueble) withWords(doc []byte) []byte {
 	words := query.Words(m.Title, m.Description)
 	values := make([]bsoncore.Value, len(words))
 	for i, word := range words {
 		values[i] = bsoncore.Value{Type: bson.TypeString, Data: bsoncore.AppendString(nil, word)}
 	}
-	return values
+	doc = bsoncore.BuildArrayElement(doc[:len(doc)-1], query.WordsPath, values...)
+	doc = append(doc, 0)
+	return bsoncore.UpdateLength(doc, 0, int32(len(doc))) //nolint:gosec // a document is small
 }
 
 // appendElements appends the fields after the key.

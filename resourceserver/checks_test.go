@@ -73,7 +73,7 @@ func jsonDocument(r *rand.Rand) string {
 
 // TestChecksAreTheRule: what the database lets in is what the server reads.
 func TestChecksAreTheRule(t *testing.T) {
-	const documents = 3000
+	const documents = 1000
 	ids := []string{"x", "ñ", strings.Repeat("ñ", maxID), strings.Repeat("ñ", maxID+1), ".", "..", "...", "a\x00b", "a\n"}
 	t.Run("SQLite", func(t *testing.T) {
 		t.Parallel()
@@ -275,14 +275,18 @@ func TestChecks(t *testing.T) {
 			c.do("PATCH", "/inmuebles/"+one.ID, `{"title":"other"}`).want(200)
 			c.do("PUT", "/inmuebles/old", body("_id", `"old"`)).want(200)
 			c.admin().do("DELETE", "/inmuebles/off", "").want(204)
-			report, err := Import(t.Context(), store, strings.NewReader(many(5000)), asImporter)
-			if err != nil || report.Stored != 5000 {
+			rows := 5000 // more than a transaction of MongoDB takes
+			if e.name == "SQLite" {
+				rows = 100
+			}
+			report, err := Import(t.Context(), store, strings.NewReader(many(rows)), asImporter)
+			if err != nil || report.Stored != rows {
 				t.Errorf("%+v %v", report, err)
 			}
 			// A large load that fails puts back even what is no inmueble.
 			opts := asImporter
 			opts.OnDuplicate = ReplaceDuplicate
-			file := strings.Replace(many(6000), "m000000", "warned", 1) + row("end_week", "x")
+			file := strings.Replace(many(rows+100), "m000000", "warned", 1) + row("end_week", "x")
 			_, err = Import(t.Context(), store, strings.NewReader(file), opts)
 			wantErr(t, err, ErrBadRows)
 			status(CheckStatus{Checks: ChecksError, Invalid: 1})

@@ -23,7 +23,7 @@ func TestLanguages(t *testing.T) {
 			one := "/inmuebles/" + id
 			bob := c.as("bob", token.ScopeInmueblesRead, token.ScopeInmueblesWrite)
 			reader := c.as("carol", token.ScopeInmueblesRead)
-			var stranger client = *c
+			stranger := *c
 			stranger.token = ""
 			forger := stranger
 			forger.token = "a.b.c"

@@ -25,7 +25,7 @@ var mongoIndexes = []mongo.IndexModel{
 	{Keys: bson.D{{Key: "owner", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "other_id", Value: 1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "x_coord", Value: -1}, {Key: "_id", Value: 1}, {Key: "y_coord", Value: 1}}},
-	{Keys: bson.D{{Key: query.WordsPath, Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
+	{Keys: bson.D{{Key: query.WordsPath, Value: 1}}},
 }
 
 // Prepare makes the indexes that are missing, while others read and write,

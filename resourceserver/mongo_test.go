@@ -100,7 +100,6 @@ func TestMongoStored(t *testing.T) {
 		{Key: "owner", Value: "alice"},
 		{Key: "created_at", Value: primitive.NewDateTimeFromTime(dawn)},
 		{Key: "updated_at", Value: primitive.NewDateTimeFromTime(dawn)},
-		{Key: "_words", Value: bson.A{""}},
 	}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("stored %v\nwant   %v", got, want)

@@ -16,11 +16,13 @@ import (
 )
 
 // A document has the list of its words beside title and description, because
-// an index needs it, and each write of ours has both in one. Another program
-// knows nothing of the list:
+// an index needs it: some thirty keys of it, which cost more than all the rest
+// of an insert. So a new document has no list, and is given one behind the
+// writers; one that is changed here keeps it up to date in the same write.
+// Another program knows nothing of the list:
 //
-//	it adds a document, or puts a whole one  ─► no list: every query looks at it itself
-//	it changes a title and leaves the list   ─► the list is out of date: a query may miss it
+//	a document is added, or a whole one put        ─► no list: every query looks at it itself
+//	another program changes a title, and no list   ─► the list is out of date: a query may miss it
 //
 // [Mongo.Run] gives lists to the first and mends the second. It hears of them
 // by a change stream, some milliseconds later; and when it starts, or has lost
@@ -77,7 +79,6 @@ func (s *Mongo) followWords(ctx context.Context) error {
 }
 
 // changesOfWords are those after which a list may be missing or out of date.
-// A document that is added with a list is one of ours.
 var changesOfWords = func() mongo.Pipeline {
 	exists := func(path string, there bool) bson.D {
 		return bson.D{{Key: path, Value: bson.D{{Key: "$exists", Value: there}}}}

@@ -63,7 +63,7 @@ func (s *Mongo) change(ctx context.Context, id string, by By, next func(current 
 		if same {
 			return stored, nil
 		}
-		result, err := s.inmuebles.ReplaceOne(ctx, asRead(id, doc), bson.Raw(stored.appendBSON(nil)))
+		result, err := s.inmuebles.ReplaceOne(ctx, asRead(id, doc), bson.Raw(stored.withWords(stored.appendBSON(nil))))
 		if err != nil {
 			return Inmueble{}, mongoError("replace", err)
 		}

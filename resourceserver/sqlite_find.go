@@ -130,7 +130,11 @@ type step struct {
 // steps are the statements for a page, each to be asked if those before it
 // haven't filled it. A circle that they have in them is taken out of q.Where.
 func (s *SQLite) steps(ctx context.Context, q *Query) ([]step, error) {
-	from, usable, err := s.narrow(ctx, &q.Where, maxCandidates)
+	most := maxCandidates
+	if q.alongPlaces() { // else a page is found along the order, and is dear where few fit
+		most = min(most, 4*q.Limit)
+	}
+	from, usable, err := s.narrow(ctx, &q.Where, most)
 	if err != nil {
 		return nil, err
 	}
@@ -187,6 +191,9 @@ func findSQL(q *Query, one *step, keyed bool) (text string, args []any) {
 		b, args = where.AppendSQL(b, args)
 		b = append(b, " AND "...)
 		b, args = one.part.AppendSQL(b, args)
+		if one.from.all() && q.alongPlaces() {
+			b, args = appendAround(b, args, query.Join(where, one.part))
+		}
 	}
 	b = append(b, " ORDER BY "...)
 	b = q.Order.AppendSQL(b)
@@ -305,6 +312,9 @@ func (s *SQLite) Count(ctx context.Context, where query.Node, most int) (n int, 
 	}
 	text, args := from.appendFrom([]byte("SELECT count(*) FROM (SELECT 1"), nil)
 	text, args = where.AppendSQL(text, args)
+	if from.all() {
+		text, args = appendAround(text, args, where)
+	}
 	stmt, err := s.finds.get(ctx, string(text)+" LIMIT ?)") //nolint:sqlclosecheck // it is kept
 	if err != nil {
 		return 0, err

@@ -23,6 +23,10 @@ const (
 	// writers wait: some 10 ms.
 	changedBatch = 500
 
+	// mergedPages is how many pages of the index of words are put together
+	// when there is nothing else to do.
+	mergedPages = 500
+
 	// maxChanged is how many noted rows a query looks at beside an index. With
 	// more, as after an import, it does without the index.
 	maxChanged = 1000
@@ -98,7 +102,13 @@ func (s *SQLite) index(ctx context.Context) (n int64, err error) {
 			}
 			n, _ = result.RowsAffected()
 		}
-		return nil
+		if n == changedBatch {
+			return nil
+		}
+		// The last ones: FTS5 looks a word up in each of its parts, so these are
+		// put together, a bounded number of pages at a time.
+		_, err := tx.ExecContext(ctx, `INSERT INTO inmuebles_words (inmuebles_words, rank) VALUES ('merge', ?)`, mergedPages)
+		return sqliteError(ctx, "merge", err)
 	})
 	return n, err
 }
@@ -199,4 +209,20 @@ func (c *candidates) appendFrom(b []byte, args []any) ([]byte, []any) {
 	}
 	b = append(append(b, " FROM inmuebles NOT INDEXED WHERE seq IN ("...), c.text...)
 	return append(b, " UNION ALL SELECT seq FROM inmuebles_changed) AND "...), append(args, c.args...)
+}
+
+// appendAround appends a further condition on the coordinates, if there is one
+// to say, by which the index on the longitude serves what is about places.
+func appendAround(b []byte, args []any, where query.Node) ([]byte, []any) {
+	around := where.Around()
+	if around.All() {
+		return b, args
+	}
+	return around.AppendSQL(append(b, " AND "...), args)
+}
+
+// alongPlaces reports whether the order is one by which places that are
+// together come together.
+func (q *Query) alongPlaces() bool {
+	return q.Order.ByDistance() || q.Order[0].Field == filterFields["x_coord"]
 }

@@ -26,6 +26,9 @@ func statsSQL(q *StatsQuery, from *candidates) (text string, args []any) {
 	}
 	condition, args := from.appendFrom(nil, nil)
 	condition, args = q.Where.AppendSQL(condition, args)
+	if from.all() {
+		condition, args = appendAround(condition, args, q.Where)
+	}
 	b.Write(condition)
 	for _, f := range q.named() {
 		b.WriteString(sqliteIsOfKind(f))

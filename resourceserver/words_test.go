@@ -79,7 +79,8 @@ func TestEveryCharacterIsFound(t *testing.T) {
 			_, err := store.Load(t.Context(), rows)
 			must(t, err)
 			settled(t, store)
-			for row := range rows.Rows {
+			for row, err := range rows.Rows {
+				must(t, err)
 				m := row.Inmueble
 				for _, text := range []string{"plfts." + m.Title, "plfts." + m.Description, "fts." + strings.ToLower(m.Title[:1]) + ":*"} {
 					where, err := query.Parse(filterFields, map[string][]string{"text": {text}})

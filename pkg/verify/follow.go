@@ -194,7 +194,7 @@ func (f *follower) attempt(ctx context.Context, p *pursuit) time.Duration {
 	case errors.Is(err, errAbsent):
 		return absentEvery - jitter(absentEvery/3)
 	case err != nil:
-		f.failed(err)
+		f.lost(err)
 		p.failures++
 		return pace.Again(p.failures, 0, jitter)
 	case p.failures > 0, p.noStream == 0: // it is back, or there was a gap, or this was the first
@@ -467,9 +467,20 @@ func (f *follower) word(st *statement, streaming bool) {
 // failed notes that an attempt has failed.
 func (f *follower) failed(err error) {
 	f.mu.Lock()
+	f.stats.Failures++
+	f.mu.Unlock()
+	f.log.Debug("revocations: an attempt has failed", "url", f.options.URL, "error", err.Error())
+	if f.hook != nil {
+		f.hook(Following{Sequence: f.seq, Entries: f.ends.size(), Err: err})
+	}
+}
+
+// lost notes that not even the list can be had.
+func (f *follower) lost(err error) {
+	f.failed(err)
+	f.mu.Lock()
 	known := f.last != nil
 	f.last = err
-	f.stats.Failures++
 	f.mu.Unlock()
 	switch refusing := f.ready() != nil; {
 	case refusing && !f.refusing:
@@ -477,9 +488,6 @@ func (f *follower) failed(err error) {
 		f.refusing = true
 	case !known:
 		f.log.Warn("revocations can't be followed", "url", f.options.URL, "error", err.Error())
-	}
-	if f.hook != nil {
-		f.hook(Following{Sequence: f.seq, Entries: f.ends.size(), Err: err})
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strconv"
@@ -762,4 +763,42 @@ func TestFollowsSeveralIssuers(t *testing.T) {
 			t.Errorf("%+v", s.Revocations)
 		}
 	})
+}
+
+// The log has each turn once, however long it lasts.
+func TestLogOfRevocations(t *testing.T) {
+	var mu sync.Mutex
+	var out strings.Builder
+	log := slog.New(slog.NewTextHandler(locked{&mu, &out}, nil))
+	following(t, func(o *verify.Options, f *feed) { o.Logger = log }, func(t *testing.T, v *verify.Verifier, f *feed) {
+		f.cut() // which matters to nobody
+		time.Sleep(10 * time.Second)
+		f.set(func() { f.down = true })
+		f.cut()
+		time.Sleep(20 * time.Minute)
+		f.set(func() { f.down = false })
+		time.Sleep(time.Minute)
+	})
+	mu.Lock()
+	defer mu.Unlock()
+	var levels []string
+	for line := range strings.Lines(out.String()) {
+		_, level, _ := strings.Cut(line, "level=")
+		level, _, _ = strings.Cut(level, " ")
+		levels = append(levels, level)
+	}
+	if strings.Join(levels, " ") != "WARN ERROR INFO" {
+		t.Errorf("the log has %v:\n%s", levels, out.String())
+	}
+}
+
+type locked struct {
+	mu  *sync.Mutex
+	out io.Writer
+}
+
+func (l locked) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.out.Write(b)
 }

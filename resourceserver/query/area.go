@@ -347,13 +347,10 @@ func EncodedHas(area []byte, x, y float64) bool {
 	return false
 }
 
-// appendSQL appends the condition: the box, which an index serves, and the
-// area.
+// appendSQL appends the condition.
 func (a *Area) appendSQL(b []byte, args []any) ([]byte, []any) {
-	around := a.around()
-	b, args = around.AppendSQL(append(b, '('), args)
-	b = append(append(b, " AND inmuebles_inside(?, "...), a.x.Column...)
-	b = append(append(append(b, ", "...), a.y.Column...), "))"...)
+	b = append(append(b, "inmuebles_inside(?, "...), a.x.Column...)
+	b = append(append(append(b, ", "...), a.y.Column...), ')')
 	return b, append(args, a.encode())
 }
 

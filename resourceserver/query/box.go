@@ -118,6 +118,25 @@ func (n *Node) Boxes() (all []Box) {
 	return all
 }
 
+// Around is a condition on the coordinates alone that holds wherever the tree
+// is true, by the boxes around the places of all its conditions: for an index
+// on a coordinate.
+func (n *Node) Around() Node {
+	switch n.Op {
+	case And:
+		var all []Node
+		for i := range n.Nodes {
+			all = append(all, n.Nodes[i].Around())
+		}
+		return both(all...)
+	case Near:
+		return n.Value.(*Circle).around()
+	case Inside:
+		return n.Value.(*Area).around()
+	}
+	return Node{}
+}
+
 // extent is the area of boxes in square degrees.
 func extent(all []Box) (sum float64) {
 	for _, b := range all {

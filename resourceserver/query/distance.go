@@ -193,12 +193,20 @@ func (c *Circle) around() Node {
 	return box(c.x, c.y, west, south, east, north)
 }
 
-// The widths of rings in metres: what is near is found without a look at all
-// that the circle has.
+// What is near is found without a look at all that the circle has: the first
+// ring is of firstRing metres, and each further one makes what was looked at
+// twice as wide, from farOff metres on four times.
 const (
-	firstRing = 25
-	growth    = 3
+	firstRing = 20
+	farOff    = 2500
 )
+
+func nextRing(looked float64) float64 {
+	if looked < farOff {
+		return looked
+	}
+	return 3 * looked
+}
 
 // ByDistance reports whether the order is that of [ParseNear].
 func (o Order) ByDistance() bool { return len(o) > 0 && o[0].Field.from != nil }
@@ -227,16 +235,17 @@ func (o Order) Rings(part Node, where *Node) (parts []Node, rest Node) {
 		return []Node{both(append(further, c.ring(over, upTo).node())...)}, rest
 	}
 	from, to := metresOf(over), metresOf(upTo)
-	width := max(firstRing, from/50)
 	if o[0].Desc {
-		for width = max(firstRing, to/50); to-width > from; width *= growth {
+		begin := to
+		for width := max(firstRing, to/50); to-width > from; width = nextRing(begin - to) {
 			h := haversineOf(to - width)
 			parts = append(parts, c.ring(h, upTo).node())
 			to, upTo = to-width, h
 		}
 		return append(parts, c.ring(over, upTo).node()), rest
 	}
-	for ; from+width < to; width *= growth {
+	begin := from
+	for width := max(firstRing, from/50); from+width < to; width = nextRing(from - begin) {
 		h := haversineOf(from + width)
 		parts = append(parts, c.ring(over, h).node())
 		from, over = from+width, h
@@ -262,13 +271,10 @@ func (n *Node) without(c *Circle) Node {
 	return rest
 }
 
-// appendSQL appends the condition: the box, which an index serves, and the
-// distance. inmuebles_distance(x, y, cx, cy) is the
+// appendSQL appends the condition. inmuebles_distance(x, y, cx, cy) is the
 // [Haversine].
 func (c *Circle) appendSQL(b []byte, args []any) ([]byte, []any) {
-	around := c.around()
-	b, args = around.AppendSQL(append(b, '('), args)
-	b = append(b, " AND "...)
+	b = append(b, '(')
 	if c.over >= 0 {
 		b, args = c.appendDistance(b, args)
 		b, args = append(b, " > ? AND "...), append(args, c.over)

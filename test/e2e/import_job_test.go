@@ -23,7 +23,7 @@ type importStatus struct {
 // end every row is stored once. Half of the rows have no id_uda, so that a row
 // stored twice would be two inmuebles.
 func TestImportKilled(t *testing.T) {
-	const rows = 60_000
+	const rows = 40_000
 	var file strings.Builder
 	file.WriteString("id_uda,id,coordinates,is_active,build_status,start_month,date_in,property_type,end_week,typology_type,listing_type,date,title\n")
 	for i := range rows {
@@ -89,12 +89,21 @@ func TestImportKilled(t *testing.T) {
 						}) {
 							victim = process
 						}
-						if j, _, err := ask(http.MethodGet, api+path, ""); err == nil && j.Attempts == kill+1 && j.Row >= 4_000*(kill+1) || j.State == "done" {
+						j, _, err := ask(http.MethodGet, api+path, "")
+						if err == nil && j.State == "done" {
+							victim = nil
+							return true
+						}
+						if err == nil && j.Attempts == kill+1 && j.Row >= 4_000*(kill+1) {
 							return victim != nil
 						}
 					}
 					return false
 				})
+				if victim == nil {
+					t.Logf("%q: it was faster than the test", query)
+					break
+				}
 				at := time.Now()
 				victim.kill()
 				if len(s.api) == 1 || kill+1 < kills {
