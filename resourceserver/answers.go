@@ -316,7 +316,7 @@ func appendMilli(b []byte, ms sql.NullInt64) (_ []byte, ok bool) {
 	}
 	hour, minute, second := t.Clock()
 	thousandth := t.Nanosecond() / int(time.Millisecond)
-	two := func(n int) (byte, byte) { return '0' + byte(n/10), '0' + byte(n%10) }
+	two := func(n int) (byte, byte) { return '0' + byte(n/10), '0' + byte(n%10) } //nolint:gosec // a part of a date, two digits
 	y1, y2 := two(year / 100)
 	y3, y4 := two(year % 100)
 	m1, m2 := two(int(month))
@@ -326,7 +326,7 @@ func appendMilli(b []byte, ms sql.NullInt64) (_ []byte, ok bool) {
 	s1, s2 := two(second)
 	t1, t2 := two(thousandth / 10)
 	return append(b, '"', y1, y2, y3, y4, '-', m1, m2, '-', d1, d2, 'T', h1, h2, ':', n1, n2, ':', s1, s2,
-		'.', t1, t2, '0'+byte(thousandth%10), 'Z', '"'), true
+		'.', t1, t2, '0'+byte(thousandth%10), 'Z', '"'), true //nolint:gosec // a digit
 }
 
 const (

@@ -85,7 +85,7 @@ func anInmueble(r *rand.Rand) Inmueble {
 		return b.String()
 	}
 	whole := func() int32 {
-		return []int32{0, 1, -1, int32(r.Uint32()), math.MaxInt32, math.MinInt32, 999_999_999, -10}[r.IntN(8)] //nolint:gosec // any
+		return []int32{0, 1, -1, int32(r.Uint32()), math.MaxInt32, math.MinInt32, 999_999_999, -10}[r.IntN(8)]
 	}
 	maybe := func() *int32 {
 		if r.IntN(2) == 0 {
@@ -103,7 +103,8 @@ func anInmueble(r *rand.Rand) Inmueble {
 	}
 	moment := func() time.Time {
 		return []time.Time{
-			{}, dawn, time.UnixMilli(minMilli).UTC(), time.UnixMilli(maxMilli).UTC(), time.UnixMilli(-1).UTC(),
+			{},
+			dawn, time.UnixMilli(minMilli).UTC(), time.UnixMilli(maxMilli).UTC(), time.UnixMilli(-1).UTC(),
 			time.UnixMilli(r.Int64N(4e12) - 2e12).UTC(),
 		}[r.IntN(6)]
 	}
@@ -123,7 +124,7 @@ func anInmueble(r *rand.Rand) Inmueble {
 // spoiled, is answered with the same bytes the short way as the general way;
 // and what this program wrote goes the short way.
 func TestAnswersAreTheGeneralWays(t *testing.T) {
-	r := rand.New(rand.NewPCG(7, 7)) //nolint:gosec // the same ones each time
+	r := rand.New(rand.NewPCG(7, 7))
 	var met, short [4]int
 	for range 50_000 {
 		m := anInmueble(r)
@@ -190,7 +191,7 @@ func spoilt(r *rand.Rand, doc []byte) []byte {
 
 func spoiltBSON(r *rand.Rand, doc []byte) []byte {
 	if doc = spoilt(r, doc); r.IntN(2) == 0 && len(doc) > 4 {
-		binary.LittleEndian.PutUint32(doc, uint32(len(doc))) //nolint:gosec // short
+		binary.LittleEndian.PutUint32(doc, uint32(len(doc)))
 	}
 	// The general reader trusts the driver, which reads no document that isn't
 	// one: neither do we here.

@@ -115,6 +115,10 @@ func newFloor(b *testing.B, store Store, public ed25519.PublicKey) *floor {
 					}
 					body = storedAsJSON(body, id, owner, created, updated, document)
 				}
+				if err := rows.Err(); err != nil {
+					http.Error(w, err.Error(), http.StatusInternalServerError)
+					return
+				}
 				sendJSON(w, http.StatusOK, body)
 			}
 		}
@@ -147,7 +151,7 @@ func newFloor(b *testing.B, store Store, public ed25519.PublicKey) *floor {
 				if wanted == nil {
 					wanted = bson.D{{Key: "_id", Value: r.PathValue("id")}}
 				}
-				o := options.Find().SetProjection(bson.D{{Key: query.WordsPath, Value: 0}}).SetLimit(limit).SetBatchSize(int32(limit) + 1) //nolint:gosec // small
+				o := options.Find().SetProjection(bson.D{{Key: query.WordsPath, Value: 0}}).SetLimit(limit).SetBatchSize(int32(limit) + 1)
 				if sort != nil {
 					o.SetSort(sort)
 				}
@@ -168,7 +172,8 @@ func newFloor(b *testing.B, store Store, public ed25519.PublicKey) *floor {
 		get = read(1, nil, nil)
 		list = read(50, bson.D{}, by)
 		three = read(50, bson.D{
-			{Key: "listing_type", Value: 1}, {Key: "property_type", Value: bson.D{{Key: "$in", Value: bson.A{1, 2}}}},
+			{Key: "listing_type", Value: 1},
+			{Key: "property_type", Value: bson.D{{Key: "$in", Value: bson.A{1, 2}}}},
 			{Key: "start_month", Value: bson.D{{Key: "$gte", Value: 3}}},
 		}, by)
 		box = read(50, bson.D{
@@ -390,7 +395,7 @@ func newAsker(b *testing.B) func(question) {
 	b.Helper()
 	program, err := os.Executable()
 	must(b, err)
-	cmd := exec.CommandContext(b.Context(), program) //nolint:gosec // itself
+	cmd := exec.CommandContext(b.Context(), program)
 	cmd.Env = append(os.Environ(), clientEnv+"=1")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
