@@ -88,6 +88,7 @@ type feed struct {
 
 	current atomic.Pointer[feedState] // nil before the first look at the database
 	list    atomic.Pointer[feedList]  // nil before the first was signed
+	first   chan struct{}             // closed when it is
 	read    atomic.Int64              // when the database was last looked at, in Unix nanoseconds
 
 	// Of run alone.
@@ -129,7 +130,7 @@ type feedList struct {
 func newFeed(o Options, metrics prometheus.Registerer) *feed {
 	f := &feed{
 		store: o.Accounts.store, keys: o.Keys, issuer: o.Issuer, backdate: o.Backdate, now: o.Now, log: o.Log,
-		alg: cmp.Or(o.SigningAlg, jose.EdDSA),
+		alg: cmp.Or(o.SigningAlg, jose.EdDSA), first: make(chan struct{}),
 	}
 	if algs := f.keys.Policy().Algorithms; !slices.Contains(algs, f.alg) {
 		f.alg = algs[0]
@@ -309,7 +310,9 @@ func (f *feed) relist(st *feedState) error {
 		id: `"` + base64.RawURLEncoding.EncodeToString(sum[:16]) + `"`, length: []string{strconv.Itoa(len(body))},
 	}
 	list.etag = []string{list.id}
-	f.list.Store(list)
+	if f.list.Swap(list) == nil {
+		close(f.first)
+	}
 	f.listed, f.listCost = start, time.Since(start)
 	return nil
 }

@@ -36,8 +36,8 @@ func (s *Server) serveRevocations(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h["Access-Control-Allow-Origin"] = anyOrigin
 	h["Cross-Origin-Resource-Policy"] = crossOrigin
-	list := s.feed.list.Load()
-	if list == nil || !s.feed.now().Before(list.expires) {
+	list := s.feed.held(r.Context())
+	if list == nil {
 		web.Unavailable(time.Second).Write(w, r) // the database is away, and the log has said so
 		return
 	}
@@ -70,8 +70,8 @@ func (s *Server) streamRevocations(w http.ResponseWriter, r *http.Request) {
 	}
 	defer done()
 
-	list := s.feed.list.Load()
-	if list == nil || !s.feed.now().Before(list.expires) {
+	list := s.feed.held(r.Context())
+	if list == nil {
 		web.Unavailable(time.Second).Write(w, r)
 		return
 	}
@@ -100,6 +100,26 @@ func (s *Server) streamRevocations(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		web.NoteCause(r.Context(), err)
 	}
+}
+
+// held is the list, or nil if there is none that still counts. In a process
+// that has just begun it waits a moment for the first.
+func (f *feed) held(ctx context.Context) *feedList {
+	list := f.list.Load()
+	if list == nil {
+		ctx, cancel := context.WithTimeout(ctx, lateWait)
+		defer cancel()
+		select {
+		case <-f.first:
+			list = f.list.Load()
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	if !f.now().Before(list.expires) {
+		return nil
+	}
+	return list
 }
 
 // caughtUp waits a moment for this replica to come up to a place that another
