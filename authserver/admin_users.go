@@ -37,7 +37,7 @@ func (s *Server) registerAdmin() {
 	route(s, http.MethodGet, "/admin/clients", adminClients, 200, s.listClients, "Clients, by id")
 	route(s, http.MethodPost, "/admin/clients", adminClients, 201, s.createClient, "Register a client; its secret is shown once", recentLogin)
 	route(s, http.MethodGet, "/admin/clients/{id}", adminClients, 200, s.getClient, "A client")
-	route(s, http.MethodPatch, "/admin/clients/{id}", adminClients, 200, s.changeClient, "Change a client, disable it or enable it")
+	route(s, http.MethodPatch, "/admin/clients/{id}", adminClients, 200, s.changeClient, "Change a client, disable it or enable it", recentLogin)
 	route(s, http.MethodDelete, "/admin/clients/{id}", adminClients, 204, s.removeClient, "Remove a client for ever")
 	route(s, http.MethodPost, "/admin/clients/{id}/rotate_secret", adminClients, 200, s.rotateClientSecret, "Give a client a new secret, which is shown once; the one before goes on for a while", recentLogin)
 	route(s, http.MethodGet, "/admin/audiences", adminClients, 200, s.listAudiences, "The registered audiences, by name")

@@ -2,6 +2,7 @@ package resourceserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os/exec"
@@ -43,7 +44,15 @@ func startSet(t testing.TB) *replicaSet {
 	}
 	admin := s.connect("mongodb://" + s.hosts[0] + "/?directConnection=true").Database("admin")
 	config := bson.M{"_id": s.name, "members": members, "settings": bson.M{"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 250}}
-	must(t, admin.RunCommand(t.Context(), bson.D{{Key: "replSetInitiate", Value: config}}).Err())
+	s.eventually("all three listen", func() bool {
+		err := admin.RunCommand(t.Context(), bson.D{{Key: "replSetInitiate", Value: config}}).Err()
+		var refused mongo.CommandError
+		if errors.As(err, &refused) && refused.Name == "NodeNotFound" { // it isn't there yet
+			return false
+		}
+		must(t, err)
+		return true
+	})
 	s.eventually("there is a primary and two others", func() bool { return s.primary() >= 0 && s.states() == "SECONDARY SECONDARY" })
 	return s
 }
