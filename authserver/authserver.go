@@ -42,6 +42,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -167,6 +168,8 @@ func New(o Options) (*Server, error) {
 	}
 	s.fetches = newFetchCounters(o.Metrics)
 	s.api = web.NewAPI(web.Info{Title: "urbandata authn", Version: o.Version, Description: apiDescription})
+	// As it goes over the wire: names with spaces between (RFC 6749 §3.3).
+	s.api.Huma.OpenAPI().Components.Schemas.RegisterTypeAlias(reflect.TypeFor[token.Scope](), reflect.TypeFor[string]())
 	if err := s.register(); err != nil {
 		return nil, err
 	}

@@ -95,10 +95,14 @@ func (s *Server) registerWellKnown() error {
 	}
 	get := func(path, id, summary, contentType string, h http.Handler) {
 		s.api.Public(http.MethodGet, path, h)
+		content := &huma.MediaType{}
+		if contentType != revocationsType { // that is no JSON
+			content.Schema = &huma.Schema{Type: huma.TypeObject}
+		}
 		s.api.Huma.OpenAPI().AddOperation(&huma.Operation{
 			OperationID: id, Method: http.MethodGet, Path: path, Summary: summary, Tags: []string{"keys"},
 			Responses: map[string]*huma.Response{
-				"200": {Description: "OK", Content: map[string]*huma.MediaType{contentType: {Schema: &huma.Schema{Type: huma.TypeObject}}}},
+				"200": {Description: "OK", Content: map[string]*huma.MediaType{contentType: content}},
 				"304": {Description: "Not Modified: the ETag in If-None-Match is the present one"},
 				"503": {Description: "Service Unavailable: it has not been loaded yet, or is too old"},
 			},
