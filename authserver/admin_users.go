@@ -136,9 +136,10 @@ func (a *Accounts) Get(ctx context.Context, id string) (*AdminUser, error) {
 }
 
 // Change gives a user other roles, and keeps the user from logging in or lets
-// the user again, all or nothing. Who is disabled has no sessions left; access
-// tokens that are out stay valid until they expire, and have the roles of the
-// moment they were issued. It returns the user as it is then, [ErrNoUser], a
+// the user again, all or nothing. Who is disabled has no sessions left, and the
+// revocations tell who follows them to refuse the access tokens that are out;
+// of somebody else these have the roles of the moment they were issued until
+// they expire. It returns the user as it is then, [ErrNoUser], a
 // [*FieldError], or [ErrLastAdministrator], which an operator never gets.
 func (a *Accounts) Change(ctx context.Context, id string, c UserChange) (*AdminUser, error) {
 	ctx = operating(ctx)

@@ -282,8 +282,9 @@ func (c *Clients) SetKeys(ctx context.Context, id string, jwks []byte) error {
 	return err
 }
 
-// SetDisabled keeps a client from getting tokens, or lets it again. Access
-// tokens that are out stay valid until they expire. It returns [ErrNoClient].
+// SetDisabled keeps a client from getting tokens, or lets it again. The
+// revocations tell who follows them to refuse the access tokens that are out.
+// It returns [ErrNoClient].
 func (c *Clients) SetDisabled(ctx context.Context, id string, disabled bool) error {
 	_, err := c.Change(ctx, id, ClientChange{Disabled: &disabled})
 	return err

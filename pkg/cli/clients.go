@@ -179,7 +179,7 @@ func (c *clientsDisableCmd) Run(p *program) error {
 		if err := clients.SetDisabled(p.ctx, c.ClientID, true); err != nil {
 			return err
 		}
-		_, err := fmt.Fprintln(p.stdout, "disabled; access tokens that are out expire within the token life (5 minutes unless set)")
+		_, err := fmt.Fprintln(p.stdout, "disabled; access tokens that are out are refused within a second by who follows the revocations, and expire within the token life (5 minutes unless set)")
 		return err
 	})
 }

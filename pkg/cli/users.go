@@ -217,7 +217,7 @@ func (c *usersDisableCmd) Run(p *program) error {
 		if err := a.Disable(p.ctx, c.Email); err != nil {
 			return err
 		}
-		_, err := fmt.Fprintln(p.stdout, "disabled; all sessions have ended, and access tokens that are out expire within the token life (5 minutes unless set)")
+		_, err := fmt.Fprintln(p.stdout, "disabled; all sessions have ended, and access tokens that are out are refused within a second by who follows the revocations, and expire within the token life (5 minutes unless set)")
 		return err
 	})
 }
