@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -26,7 +25,6 @@ import (
 	"github.com/jmoiron/sqlx"
 	"golang.org/x/crypto/argon2"
 
-	"github.com/urbandata/urbandata/keys"
 	"github.com/urbandata/urbandata/migrations"
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/test/engines"
@@ -112,33 +110,15 @@ func against(b *testing.B, ours, floor func() error) {
 
 // busy is a server on PostgreSQL as in production, but that its log goes
 // nowhere and a superseded token is forgotten at once: clients refresh every
-// few minutes, so nothing is within its grace any more.
-func busy(b *testing.B) (s *Server, floor func() error) {
+// few minutes, so nothing is within its grace any more. The function is a round
+// of the floor.
+func busy(b *testing.B) (*Server, func() error) {
 	b.Helper()
 	db := engines.Postgres(b)
-	if _, err := migrations.Up(b.Context(), db.Write.DB, migrations.AuthnPostgres); err != nil {
-		b.Fatal(err)
-	}
-	sealer, err := testSealer()
-	if err != nil {
-		b.Fatal(err)
-	}
-	log := slog.New(slog.NewJSONHandler(io.Discard, nil))
-	keeper, err := keys.NewKeeper(keys.NewSQLStore(db.Write), sealer, keys.DefaultPolicy(), keys.Options{Logger: log})
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := keeper.Tick(b.Context()); err != nil {
-		b.Fatal(err)
-	}
-	store, err := NewStore(b.Context(), db.Write, db.Read)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { _ = store.Close() })
+	store, keeper, log := onDatabase(b, db, migrations.AuthnPostgres)
 	limits := DefaultSessionLimits()
 	limits.Grace = time.Nanosecond
-	s, err = New(Options{Issuer: testIssuer, Keys: keeper, Log: log, Backdate: DefaultBackdate, Accounts: NewAccounts(store, AccountsOptions{Sessions: limits})})
+	s, err := New(Options{Issuer: testIssuer, Keys: keeper, Log: log, Backdate: DefaultBackdate, Accounts: NewAccounts(store, AccountsOptions{Sessions: limits})})
 	if err != nil {
 		b.Fatal(err)
 	}

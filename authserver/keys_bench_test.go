@@ -18,15 +18,16 @@ import (
 
 	"github.com/urbandata/urbandata/keys"
 	"github.com/urbandata/urbandata/migrations"
+	"github.com/urbandata/urbandata/pkg/cli/database"
 	"github.com/urbandata/urbandata/pkg/token"
 	"github.com/urbandata/urbandata/test/engines"
 )
 
-// benchmarked is a server as in production, but that its log goes nowhere.
-func benchmarked(b *testing.B) *Server {
+// onDatabase is what a server in production works on, in a new database, with a
+// log that is written and goes nowhere.
+func onDatabase(b *testing.B, db *database.SQL, set migrations.Set) (*Store, *keys.Keeper, *slog.Logger) {
 	b.Helper()
-	db := engines.SQLite(b)
-	if _, err := migrations.Up(b.Context(), db.Write.DB, migrations.AuthnSQLite); err != nil {
+	if _, err := migrations.Up(b.Context(), db.Write.DB, set); err != nil {
 		b.Fatal(err)
 	}
 	sealer, err := testSealer()
@@ -46,6 +47,13 @@ func benchmarked(b *testing.B) *Server {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = store.Close() })
+	return store, keeper, log
+}
+
+// benchmarked is a server as in production, but that its log goes nowhere.
+func benchmarked(b *testing.B) *Server {
+	b.Helper()
+	store, keeper, log := onDatabase(b, engines.SQLite(b), migrations.AuthnSQLite)
 	s, err := New(Options{Issuer: testIssuer, Keys: keeper, Log: log, Accounts: NewAccounts(store, AccountsOptions{})})
 	if err != nil {
 		b.Fatal(err)
