@@ -99,9 +99,13 @@ func (s *SQLite) find(ctx context.Context, q Query, keyed bool) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
-	keyed = keyed || len(arms(&q)) > 1
+	months, err := s.months(ctx, &q, steps)
+	if err != nil {
+		return Page{}, err
+	}
 	page := newPage(&q)
-	if len(steps) == 1 {
+	if len(steps) == 1 && months == nil {
+		keyed = keyed || len(arms(&q)) > 1
 		return page, s.findPart(ctx, nil, &q, &steps[0], &page, keyed)
 	}
 	tx, err := s.finds.db.BeginTxx(ctx, &sql.TxOptions{ReadOnly: true}) // all parts of one moment
@@ -109,6 +113,12 @@ func (s *SQLite) find(ctx context.Context, q Query, keyed bool) (Page, error) {
 		return Page{}, sqliteError(ctx, "read", err)
 	}
 	defer func() { _ = tx.Rollback() }() // it has only read
+	if months != nil {
+		if err := months.replace(ctx, tx, &q); err != nil {
+			return Page{}, err
+		}
+	}
+	keyed = keyed || len(arms(&q)) > 1
 	for i := range steps {
 		if err := s.findPart(ctx, tx, &q, &steps[i], &page, keyed); err != nil {
 			return Page{}, err
