@@ -199,19 +199,29 @@ func minimalHandler(f func(context.Context) (string, error)) http.Handler {
 	})
 }
 
+// benchSessionsEach is how many sessions a client has, which it refreshes in
+// turn: as with many users, who do so every few minutes, the next refresh is of
+// another row, in another page.
+const benchSessionsEach = 64
+
 // grantRequests are the requests of each client: refreshes go from token to
 // token, client credentials stay the same.
 type grantRequests struct {
 	Path          string
 	Authorization string   // "" for refreshes
-	Tokens        []string // of each client
+	Tokens        [][]string // of each client: of each of its sessions
+
+	turns [benchClients]int
 }
 
 // do sends one and takes the next token from the answer.
 func (g *grantRequests) do(client int, base string, send func(*http.Request) (int, []byte, error)) error {
 	body, contentType := url.Values{"grant_type": {GrantClientCredentials}}.Encode(), formType
+	var current *string
 	if g.Authorization == "" {
-		body, contentType = `{"refresh":"`+g.Tokens[client]+`"}`, "application/json"
+		g.turns[client]++
+		current = &g.Tokens[client][g.turns[client]%benchSessionsEach]
+		body, contentType = `{"refresh":"`+*current+`"}`, "application/json"
 	}
 	r, err := http.NewRequestWithContext(context.Background(), http.MethodPost, base+g.Path, strings.NewReader(body))
 	if err != nil {
@@ -225,15 +235,39 @@ func (g *grantRequests) do(client int, base string, send func(*http.Request) (in
 	if err != nil || status != http.StatusOK {
 		return fmt.Errorf("%s: %d %s, %w", g.Path, status, answer, err)
 	}
-	if g.Authorization == "" {
+	if current != nil {
 		_, rest, _ := bytes.Cut(answer, []byte(`"refresh":"`))
 		next, _, ok := bytes.Cut(rest, []byte(`"`))
 		if !ok {
 			return fmt.Errorf("no next token: %s", answer)
 		}
-		g.Tokens[client] = string(next)
+		*current = string(next)
 	}
 	return nil
+}
+
+// startSession starts a session as a login does that has checked the password,
+// and returns its refresh token.
+func startSession(b *testing.B, a *Accounts, email string) refreshToken {
+	b.Helper()
+	user, err := a.store.findUser(b.Context(), email)
+	if err != nil {
+		b.Fatal(err)
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		b.Fatal(err)
+	}
+	first, mark := newFamily(id)
+	now := time.Now()
+	err = a.store.startSession(b.Context(), &newSession{
+		ID: id, UserID: user.ID, ClientID: clientID, Audience: InmueblesAudience, MarkKey: mark, CurrentHash: first.hash(),
+		CreatedAt: now, IdleExpiresAt: now.Add(time.Hour), ExpiresAt: now.Add(time.Hour), AMR: "pwd",
+	}, user.PasswordHash)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return first
 }
 
 func BenchmarkGrants(b *testing.B) {
@@ -255,11 +289,11 @@ func BenchmarkGrants(b *testing.B) {
 		{"refresh", func() *grantRequests {
 			g := &grantRequests{Path: "/authn/token/refresh"}
 			for range benchClients {
-				one, err := s.accounts.login(b.Context(), "ana@ejemplo.example", testPassword, "", clientID, InmueblesAudience, nil, peer{})
-				if err != nil {
-					b.Fatal(err)
+				var tokens []string
+				for range benchSessionsEach {
+					tokens = append(tokens, startSession(b, s.accounts, "ana@ejemplo.example").String())
 				}
-				g.Tokens = append(g.Tokens, one.Refresh.String())
+				g.Tokens = append(g.Tokens, tokens)
 			}
 			return g
 		}},
