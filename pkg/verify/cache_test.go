@@ -344,6 +344,45 @@ func TestStaleThenFailClosed(t *testing.T) {
 		})
 }
 
+// An outage within MaxStale: tokens with known kids wait for nothing, attempts
+// get rare, and made-up kids cost their budget instead of adding to them. When
+// it is over, what has changed is known a minute later.
+func TestKeySetOutage(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, v *verify.Verifier, e *endpoint, k keyring) {
+		attempts := func(perSecond func(i int)) int {
+			n := e.count()
+			for i := range 600 {
+				perSecond(i)
+				began := time.Now()
+				want(t, "known", verifyOne(t, v, k.token()), nil)
+				if waited := time.Since(began); waited != 0 {
+					t.Fatalf("a known kid waited %v", waited)
+				}
+				time.Sleep(time.Second)
+			}
+			return e.count() - n
+		}
+		e.set(fail)
+		time.Sleep(10 * time.Minute)
+		if got := attempts(func(int) {}); got < 10 || got > 20 {
+			t.Errorf("%d attempts in ten minutes, want one in 30 to 60 s", got)
+		}
+		got := attempts(func(i int) {
+			want(t, "made up", verifyOne(t, v, k.named(fmt.Sprint("kid-", i))), verify.ErrKeyUnknown)
+		})
+		if most := verify.DefaultBurst + 600/10; got > most {
+			t.Errorf("%d attempts in ten minutes of made-up kids, want %d", got, most)
+		}
+		k.Rotate()
+		e.set(serve(k.KeySet(), maxAge(300)))
+		time.Sleep(pace.LastRetry)
+		synctest.Wait()
+		if s := v.Stats(); s.Keys != 2 || s.Stale {
+			t.Errorf("stats %+v", s)
+		}
+	})
+}
+
 // Whatever is not a usable set leaves the one that is held.
 func TestBadAnswersReplaceNothing(t *testing.T) {
 	issuer := verifytest.NewIssuer(t)
