@@ -301,10 +301,15 @@ func appendByServer(b, owner []byte, created, updated sql.NullInt64) (_ []byte, 
 		return b, false
 	}
 	b = append(b, `,"`+nameCreatedAt+`":`...)
+	at := len(b)
 	if b, ok = appendMilli(b, created); !ok {
 		return b, false
 	}
+	first := b[at:]
 	b = append(b, `,"`+nameUpdatedAt+`":`...)
+	if updated == created { // never changed, as most
+		return append(append(b, first...), '}'), true
+	}
 	if b, ok = appendMilli(b, updated); !ok {
 		return b, false
 	}
