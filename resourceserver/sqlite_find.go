@@ -255,38 +255,38 @@ func (r *sqliteRow) inmueble() (m Inmueble, err error) {
 	return m, err
 }
 
-// keys are those of a row whose document is in our own form.
+// keys are those of a row whose document is in our own form: it went the short
+// way.
 func (r *sqliteRow) keys(order query.Order) ([]any, error) {
-	m, err := r.inmueble()
-	if err != nil {
-		return nil, errNotPacked
-	}
 	keys := make([]any, len(order))
 	for i, k := range order {
-		if filterFields[k.Field.Name] != k.Field { // no member of ours
+		switch f := k.Field; {
+		case filterFields[f.Name] != f: // no member of ours
 			return nil, errNotPacked
-		}
-		keys[i] = m.filterValue(k.Field)
-		if v, ok := keys[i].(bool); ok { // SQLite's are 0 and 1
-			keys[i] = int64(0)
-			if v {
-				keys[i] = int64(1)
-			}
-		}
-		if k.Field.Kind != query.Date {
-			continue
-		}
-		// The key's own member, if it is there. A quotation mark within a text
-		// has a backslash before it.
-		if _, behind, found := bytes.Cut(r.document, []byte(recipes[fieldIndex[k.Field.Name]].key)); found {
-			text, _, ok := plainText(behind)
-			if !ok {
+		case f.Name == nameOwner:
+			keys[i] = string(r.owner)
+		case f.Name == nameCreatedAt:
+			keys[i] = instant(r.created)
+		case f.Name == nameUpdatedAt:
+			keys[i] = instant(r.updated)
+		case fieldIndex[f.Name] == 0:
+			keys[i] = string(r.id)
+		default:
+			var ok bool
+			if keys[i], ok = recipes[fieldIndex[f.Name]].keyIn(r.document); !ok {
 				return nil, errNotPacked
 			}
-			keys[i] = string(text)
 		}
 	}
 	return keys, nil
+}
+
+// instant is a time as a key.
+func instant(ms sql.NullInt64) any {
+	if !ms.Valid {
+		return nil
+	}
+	return ms.Int64
 }
 
 // readPacked adds the rows of a packed page to a page until it is full, and
