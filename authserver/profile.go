@@ -180,7 +180,7 @@ func (a *Accounts) confirmPassword(ctx context.Context, user *userRow, password 
 // stolen is no place to guess from.
 func (a *Accounts) confirm(ctx context.Context, user *userRow, password, code string) (err error) {
 	defer func() { a.refusals.refused(ctx, actConfirmFailed, user.EmailKey, err) }()
-	attempt, err := a.limit.try(ctx, user.EmailKey, peerOf(ctx))
+	_, attempt, err := a.limit.try(ctx, user.EmailKey, peerOf(ctx))
 	if err != nil {
 		return err
 	}
@@ -251,7 +251,12 @@ func (a *Accounts) deleteOwn(ctx context.Context, c *caller, password, code stri
 // restore brings an account back that its owner deleted; one that isn't
 // deleted stays as it is. It returns [ErrCredentials] as a login does.
 func (a *Accounts) restore(ctx context.Context, email, password, code string) error {
-	l, err := a.authenticate(ctx, email, password, code, peerOf(ctx))
+	turn, err := a.hasher.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer turn.end()
+	l, err := a.authenticate(ctx, turn, email, password, code, peerOf(ctx))
 	if errors.Is(err, ErrDeleted) {
 		err = a.store.restoreUser(ctx, l.user, a.now())
 	}

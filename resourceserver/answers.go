@@ -96,6 +96,14 @@ func (a *Answers) list() []byte {
 	return append(a.text, ']')
 }
 
+// appendLines appends the answers, a line each.
+func (a *Answers) appendLines(b []byte) []byte {
+	for i := range a.ends {
+		b = append(append(b, a.one(i)...), '\n')
+	}
+	return b
+}
+
 // reverse turns their order round.
 func (a *Answers) reverse() {
 	turned := takeAnswers()

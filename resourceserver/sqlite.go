@@ -28,6 +28,8 @@ type SQLite struct {
 	once, keepOnce, sweepOnce    *sqlx.Stmt
 
 	folder importsFolder // of the files of imports over HTTP
+
+	many int64 // documents: see manyDocuments
 }
 
 var _ Store = (*SQLite)(nil)
@@ -42,7 +44,7 @@ const sqliteBy = `(?2 OR (owner = ?3 AND owner <> ''))`
 // may be the same pool; write must have a single connection. [SQLite.Close]
 // releases the statements, not the pools.
 func NewSQLite(ctx context.Context, write, read *sqlx.DB) (*SQLite, error) {
-	s := &SQLite{write: write, read: read, finds: newStatements(read), changed: make(chan struct{}, 1)}
+	s := &SQLite{write: write, read: read, finds: newStatements(read), changed: make(chan struct{}, 1), many: manyDocuments}
 	for _, p := range []struct {
 		stmt  **sqlx.Stmt
 		db    *sqlx.DB

@@ -103,8 +103,12 @@ func (s *SQLite) find(ctx context.Context, q Query, keyed bool) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
+	months, err := s.months(ctx, &q, steps)
+	if err != nil {
+		return Page{}, err
+	}
 	page := newPage(&q)
-	if len(steps) == 1 {
+	if len(steps) == 1 && months == nil {
 		err := s.findPart(ctx, nil, &q, &steps[0], &page, keyed)
 		return page, err
 	}
@@ -113,6 +117,11 @@ func (s *SQLite) find(ctx context.Context, q Query, keyed bool) (Page, error) {
 		return Page{}, sqliteError(ctx, "read", err)
 	}
 	defer func() { _ = tx.Rollback() }() // it has only read
+	if months != nil {
+		if err := months.replace(ctx, tx, &q); err != nil {
+			return Page{}, err
+		}
+	}
 	for i := range steps {
 		if err := s.findPart(ctx, tx, &q, &steps[i], &page, keyed); err != nil {
 			return Page{}, err
