@@ -99,13 +99,9 @@ func (s *SQLite) find(ctx context.Context, q Query, keyed bool) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
-	months, err := s.months(ctx, &q, steps)
-	if err != nil {
-		return Page{}, err
-	}
+	keyed = keyed || len(arms(&q)) > 1
 	page := newPage(&q)
-	if len(steps) == 1 && months == nil {
-		keyed = keyed || len(arms(&q)) > 1
+	if len(steps) == 1 {
 		return page, s.findPart(ctx, nil, &q, &steps[0], &page, keyed)
 	}
 	tx, err := s.finds.db.BeginTxx(ctx, &sql.TxOptions{ReadOnly: true}) // all parts of one moment
@@ -113,12 +109,6 @@ func (s *SQLite) find(ctx context.Context, q Query, keyed bool) (Page, error) {
 		return Page{}, sqliteError(ctx, "read", err)
 	}
 	defer func() { _ = tx.Rollback() }() // it has only read
-	if months != nil {
-		if err := months.replace(ctx, tx, &q); err != nil {
-			return Page{}, err
-		}
-	}
-	keyed = keyed || len(arms(&q)) > 1
 	for i := range steps {
 		if err := s.findPart(ctx, tx, &q, &steps[i], &page, keyed); err != nil {
 			return Page{}, err
@@ -133,8 +123,9 @@ func (s *SQLite) find(ctx context.Context, q Query, keyed bool) (Page, error) {
 // step is a statement for a page: what it looks for beside the query's own
 // condition, and among which rows.
 type step struct {
-	part query.Node
-	from candidates
+	part   query.Node
+	from   candidates
+	months bool // instead of a range of them
 }
 
 // steps are the statements for a page, each to be asked if those before it
@@ -148,11 +139,15 @@ func (s *SQLite) steps(ctx context.Context, q *Query) ([]step, error) {
 	if err != nil {
 		return nil, err
 	}
+	months, err := s.byMonths(ctx, q, &from)
+	if err != nil {
+		return nil, err
+	}
 	parts, rest := q.rings(from.all())
 	q.Where = rest
 	steps := make([]step, len(parts))
 	for i, part := range parts {
-		steps[i] = step{part, from}
+		steps[i] = step{part, from, months}
 		if from.all() && usable {
 			steps[i].from = placesOf(&part) // of a ring
 		}
@@ -182,6 +177,9 @@ func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, one *step,
 // of the order, if they are wanted, but for the last, which is the id. Several
 // arms can be ordered only by what is there.
 func findSQL(q *Query, one *step, keyed bool) (text string, args []any) {
+	if one.months {
+		return monthsSQL(q, one, keyed)
+	}
 	wheres := []query.Node{q.Where}
 	if keyed && one.from.all() {
 		wheres = arms(q)
