@@ -3,7 +3,9 @@ package resourceserver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -153,20 +155,39 @@ func monthsSQL(q *Query, one *step, keyed bool) (text string, args []any) {
 	if q.Order[1].Desc {
 		order += " DESC"
 	}
+	// All arms have the same values, by their numbers: to give SQLite one costs
+	// as much as a row. The number before the first is packedSQL's.
+	first := 1
+	if !keyed {
+		first = 2
+	}
+	args = append([]any{r.listing}, r.kinds...)
+	number := func(n *query.Node) string {
+		text, more := n.AppendSQL(nil, nil)
+		var b strings.Builder
+		for part := range strings.SplitAfterSeq(string(text), "?") {
+			if b.WriteString(part); strings.HasSuffix(part, "?") {
+				b.WriteString(strconv.Itoa(first + len(args)))
+				args, more = append(args, more[0]), more[1:]
+			}
+		}
+		return b.String()
+	}
+	behind, others := number(&rest), number(&r.month)
 	b := append(make([]byte, 0, 8<<10), "SELECT i.id, i.owner, i.created_at, i.updated_at, i.document"...)
 	if keyed {
 		b = append(b, ", k.key"...)
 	}
 	b = append(b, " FROM ("...)
-	for i, kind := range r.kinds {
+	for i := range r.kinds {
 		for j, month := range append(r.among(), int64(0)) {
 			if i+j > 0 {
 				b = append(b, " UNION ALL "...)
 			}
-			b = append(b, "SELECT seq, "+sqliteDateKey+" AS key, id FROM inmuebles WHERE listing_type = ? AND property_type = ? AND "+sqliteMonth+" = ? AND "...)
-			b, args = rest.AppendSQL(b, append(args, r.listing, kind, month))
+			b = fmt.Appendf(b, "SELECT seq, %s AS key, id FROM inmuebles WHERE listing_type = ?%d AND property_type = ?%d AND %s = %d AND %s",
+				sqliteDateKey, first, first+1+i, sqliteMonth, month, behind)
 			if month == int64(0) {
-				b, args = r.month.AppendSQL(append(b, " AND "...), args)
+				b = append(b, " AND "+others...)
 			}
 		}
 	}

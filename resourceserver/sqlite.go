@@ -98,7 +98,7 @@ func (s *SQLite) Get(ctx context.Context, id string) (Inmueble, error) {
 		return Inmueble{}, sqliteError(ctx, "read", err)
 	}
 	var page Page
-	if err := readRows(ctx, rows, &page, &Query{Limit: 1, Order: byID}, true); err != nil {
+	if err := readRows(ctx, rows, &page, &Query{Limit: 1, Order: byID}); err != nil {
 		return Inmueble{}, err
 	}
 	switch {
