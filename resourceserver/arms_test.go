@@ -89,18 +89,19 @@ func TestMonthsProperty(t *testing.T) {
 					if !slices.EqualFunc(page.Items, other.Items, func(a, b Inmueble) bool { return a.ID == b.ID }) || len(page.Unreadable) != len(other.Unreadable) {
 						r.Fatalf("%v: %v, else %v", params, page, other)
 					}
+					q.Skip = 0
 					for begin := 0; ; { // as a request has it
 						q.Into = &Answers{}
 						ready, err := store.Find(t.Context(), q)
 						must(t, err)
 						for i := range q.Into.Len() {
-							if want := want[min(2, len(want)):]; !strings.Contains(string(q.Into.one(i)), `"_id":"`+want[begin+i]+`"`) {
+							if !strings.Contains(string(q.Into.one(i)), `"_id":"`+want[begin+i]+`"`) {
 								r.Fatalf("%v: answer %d is %s, want %s", params, begin+i, q.Into.one(i), want[begin+i])
 							}
 						}
 						if begin += q.Into.Len(); !ready.More {
-							if begin != max(0, len(want)-2) {
-								r.Fatalf("%v: %d answers", params, begin)
+							if begin != len(want) {
+								r.Fatalf("%v: %d answers, want %d", params, begin, len(want))
 							}
 							break
 						}
