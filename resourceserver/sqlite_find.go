@@ -131,16 +131,17 @@ type step struct {
 	part   query.Node
 	from   candidates
 	months bool // instead of a range of them
+	dense  bool // the place has so many that the newest of all soon fill the page
 }
 
 // steps are the statements for a page, each to be asked if those before it
 // haven't filled it. A circle that they have in them is taken out of q.Where.
 func (s *SQLite) steps(ctx context.Context, q *Query) ([]step, error) {
-	most := maxCandidates
-	if q.alongPlaces() { // else a page is found along the order, and is dear where few fit
-		most = min(most, 4*q.Limit)
+	worth, err := s.worthOf(ctx, q)
+	if err != nil {
+		return nil, err
 	}
-	from, usable, err := s.narrow(ctx, &q.Where, most)
+	from, usable, err := s.narrow(ctx, &q.Where, worth)
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +153,7 @@ func (s *SQLite) steps(ctx context.Context, q *Query) ([]step, error) {
 	q.Where = rest
 	steps := make([]step, len(parts))
 	for i, part := range parts {
-		steps[i] = step{part, from, months}
+		steps[i] = step{part, from, months, from.all() && usable && q.newestOfPlace()}
 		if from.all() && usable {
 			steps[i].from = placesOf(&part) // of a ring
 		}
@@ -207,7 +208,11 @@ func findSQL(q *Query, one *step, keyed bool) (text string, args []any) {
 				b, args = k.Field.AppendSelect(append(b, ", "...), args)
 			}
 		}
-		b, args = one.from.appendFrom(b, args)
+		if one.dense {
+			b = append(b, " FROM inmuebles INDEXED BY inmuebles_date_place WHERE "...) // SQLite would sort the strip of longitudes
+		} else {
+			b, args = one.from.appendFrom(b, args)
+		}
 		b, args = where.AppendSQL(b, args)
 		b = append(b, " AND "...)
 		b, args = one.part.AppendSQL(b, args)
@@ -392,7 +397,7 @@ func readRows(ctx context.Context, rows *sqlx.Rows, page *Page, q *Query) error 
 
 // Count counts rows.
 func (s *SQLite) Count(ctx context.Context, where query.Node, most int) (n int, err error) {
-	from, _, err := s.narrow(ctx, &where, maxCounted)
+	from, _, err := s.narrow(ctx, &where, counted)
 	if err != nil {
 		return 0, err
 	}
