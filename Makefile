@@ -19,7 +19,7 @@ WITH = go run ./test/engines/with
 LINT = go tool -modfile=tools/go.mod golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-verifiers bench benchmarks kill drill drill-naive alerts simulate fuzz lint fmt hooks clean
+.PHONY: help run test test-verifiers bench benchmarks load profile soak kill drill drill-naive alerts simulate fuzz lint fmt hooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,21 @@ bench: ## what was promised about speed, measured: a table and bench.json (BENCH
 
 benchmarks: ## all benchmarks, as they print themselves (BENCH=Size PACKAGES=./resourceserver)
 	$(WITH) -durable -- go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) -timeout 60m $(PACKAGES)
+
+# More flags for the load, as in: make load LOADFLAGS='-seconds 2 -only refresh,get'
+LOADFLAGS ?=
+# What is profiled: an operation of the load. How long the soak takes.
+NAME ?= refresh
+SOAK ?= 10m
+
+load: ## real processes under load against the least that such a service can do: a table, load/load.json, plots (≤ 10 min)
+	$(WITH) -durable -- go run ./test/load $(LOADFLAGS)
+
+profile: ## CPU, heap, mutex and block profiles of a service under load, in load/ (NAME=login)
+	$(WITH) -durable -- go run ./test/load -only '$(NAME)' -profile load $(LOADFLAGS)
+
+soak: ## all operations at once and a rotation every minute: does anything grow? (SOAK=10m)
+	$(WITH) -durable -- go run ./test/load -soak $(SOAK) $(LOADFLAGS)
 
 # More flags for the drill, as in: make drill DRILLFLAGS='-length 10m -v'
 DRILLFLAGS ?=
@@ -86,4 +101,4 @@ hooks: ## check format, vet and quick tests before each commit (undo: git config
 	git config core.hooksPath .githooks
 
 clean: ## what builds and benchmarks leave; the data folder stays
-	rm -rf bin urbandata bench.json *.test *.prof *.out
+	rm -rf bin urbandata bench.json load *.test *.prof *.out

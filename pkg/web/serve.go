@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"runtime"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -83,7 +85,8 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // DebugHandler serves /metrics and /debug/pprof. It belongs on a listener
-// that the public can't reach.
+// that the public can't reach. The profiles mutex and block are taken while
+// somebody asks for them, with ?seconds=, and cost nothing otherwise.
 func DebugHandler(reg prometheus.Gatherer) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
@@ -92,5 +95,25 @@ func DebugHandler(reg prometheus.Gatherer) http.Handler {
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	mux.Handle("/debug/pprof/mutex", sampled("mutex",
+		func() { runtime.SetMutexProfileFraction(10) }, func() { runtime.SetMutexProfileFraction(0) }))
+	mux.Handle("/debug/pprof/block", sampled("block",
+		func() { runtime.SetBlockProfileRate(int(10 * time.Microsecond)) }, func() { runtime.SetBlockProfileRate(0) }))
 	return mux
+}
+
+// sampled serves a profile for which the runtime collects only while it is
+// taken. One is taken at a time.
+func sampled(name string, on, off func()) http.Handler {
+	var mu sync.Mutex // guards that it is on
+	profile := pprof.Handler(name)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.FormValue("seconds") != "" {
+			mu.Lock()
+			defer mu.Unlock()
+			on()
+			defer off()
+		}
+		profile.ServeHTTP(w, r)
+	})
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/jmoiron/sqlx"
 
 	"github.com/urbandata/urbandata/keys"
+	"github.com/urbandata/urbandata/test/process"
 )
 
 // replicas is how many authservers run.
@@ -55,7 +56,7 @@ type cluster struct {
 
 // replica is one authserver, which may be dead.
 type replica struct {
-	starter *starter
+	starter *process.Starter
 	name    string
 	binary  string
 	args    []string
@@ -63,11 +64,11 @@ type replica struct {
 	log     *os.File
 
 	mu      sync.Mutex // guards what follows
-	process *process
+	process *process.Process
 	address string // "" before its first start; kept when it dies, as a load balancer would
 }
 
-func startCluster(ctx context.Context, s *starter, scratch string, o options, policy keys.Policy, db *postgres) (*cluster, error) {
+func startCluster(ctx context.Context, s *process.Starter, scratch string, o options, policy keys.Policy, db *postgres) (*cluster, error) {
 	binary := filepath.Join(scratch, "replica")
 	build := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/urbandata/urbandata/test/drill/replica") //nolint:gosec // a name in the scratch folder
 	build.Dir = source()
@@ -153,7 +154,7 @@ func (r *replica) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", r.name, err)
 	}
-	process, err := r.starter.start(cmd)
+	started, err := r.starter.Start(cmd)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", r.name, err)
 	}
@@ -170,7 +171,7 @@ func (r *replica) start(ctx context.Context) error {
 	var address string
 	select {
 	case address = <-addresses:
-	case <-process.done:
+	case <-started.Done():
 		text, _ := os.ReadFile(r.log.Name())
 		return fmt.Errorf("%s ended instead of listening:\n%s", r.name, text[max(0, len(text)-2000):])
 	case <-ctx.Done():
@@ -178,18 +179,18 @@ func (r *replica) start(ctx context.Context) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.process, r.address = process, address
+	r.process, r.address = started, address
 	return nil
 }
 
 // kill ends a replica as a power cut would.
 func (r *replica) kill() {
 	r.mu.Lock()
-	process := r.process
+	running := r.process
 	r.process = nil
 	r.mu.Unlock()
-	if process != nil {
-		process.kill()
+	if running != nil {
+		running.Kill()
 	}
 }
 

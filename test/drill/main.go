@@ -43,10 +43,11 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/urbandata/urbandata/test/process"
 )
 
 // options are the command line.
@@ -62,7 +63,7 @@ type options struct {
 }
 
 func main() {
-	dieWithGoRun()
+	process.DieWithGoRun()
 	var o options
 	realTime := flag.Bool("real-time", false, "nothing scaled, 40 minutes")
 	flag.DurationVar(&o.length, "length", time.Minute, "how long tokens are minted")
@@ -94,14 +95,13 @@ func main() {
 // drill is one whole run. When it returns, whatever it started has ended and
 // its scratch folder is gone.
 func drill(ctx context.Context, o options) (err error) {
-	sweep()
-	scratch, err := os.MkdirTemp("", fmt.Sprintf("urbandata-drill-%d-", os.Getpid()))
+	scratch, err := process.Scratch("drill")
 	if err != nil {
-		return fmt.Errorf("make a scratch folder: %w", err)
+		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
-	starter := newStarter()
-	defer starter.endAll()
+	starter := process.NewStarter()
+	defer starter.EndAll()
 
 	policy := scaled(o.scale)
 	if err := policy.Validate(); err != nil {
@@ -138,16 +138,4 @@ func drill(ctx context.Context, o options) (err error) {
 		return err
 	}
 	return trial.report(os.Stdout)
-}
-
-// sweep removes the scratch folders of drills that were killed outright; their
-// processes the kernel has ended.
-func sweep() {
-	folders, _ := filepath.Glob(filepath.Join(os.TempDir(), "urbandata-drill-*-*")) // the pattern is good
-	for _, folder := range folders {
-		var pid int
-		if _, err := fmt.Sscanf(filepath.Base(folder), "urbandata-drill-%d-", &pid); err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
-			_ = os.RemoveAll(folder) // another drill may be at it
-		}
-	}
 }

@@ -19,23 +19,25 @@ import (
 	"time"
 
 	_ "github.com/lib/pq" // the postgres driver
+
+	"github.com/urbandata/urbandata/test/process"
 )
 
 // postgres is a private server that the drill can restart. It flushes as in
 // production.
 type postgres struct {
-	starter *starter
+	starter *process.Starter
 	command []string
 	account *syscall.Credential
 	dir     string
 	url     string
-	process *process
+	process *process.Process
 }
 
 // startPostgres makes a cluster in a folder and starts it. `make drill` runs
 // the drill under test/engines/with, which installs PostgreSQL where there is
 // none, and whose server tells where its programs are.
-func startPostgres(ctx context.Context, s *starter, scratch string) (*postgres, error) {
+func startPostgres(ctx context.Context, s *process.Starter, scratch string) (*postgres, error) {
 	bin, err := postgresPrograms(ctx)
 	if err != nil {
 		return nil, err
@@ -84,7 +86,7 @@ func startPostgres(ctx context.Context, s *starter, scratch string) (*postgres, 
 func (p *postgres) start(ctx context.Context) (err error) {
 	cmd := exec.Command(p.command[0], p.command[1:]...) //nolint:gosec,noctx // found by postgresPrograms; ended by the starter
 	cmd.Dir, cmd.SysProcAttr = p.dir, &syscall.SysProcAttr{Credential: p.account}
-	if p.process, err = p.starter.start(cmd); err != nil {
+	if p.process, err = p.starter.Start(cmd); err != nil {
 		return fmt.Errorf("start PostgreSQL: %w", err)
 	}
 	db, err := sql.Open("postgres", p.url)
@@ -97,7 +99,7 @@ func (p *postgres) start(ctx context.Context) (err error) {
 
 // restart ends every session, as an update of the server would.
 func (p *postgres) restart(ctx context.Context) error {
-	p.process.end(syscall.SIGINT)
+	p.process.End(syscall.SIGINT)
 	return p.start(ctx)
 }
 

@@ -19,6 +19,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/urbandata/urbandata/test/process"
 )
 
 // candidate is a verifier that can be put on trial.
@@ -173,7 +175,7 @@ func fill(command []string, pairs ...string) []string {
 // victim is a verifier on trial: a process that answers a line for each line.
 type victim struct {
 	actor
-	process *process
+	process *process.Process
 
 	writing sync.Mutex // one line at a time; never held with mu, or a full pipe would stop the reader too
 	stdin   io.Writer
@@ -192,7 +194,7 @@ type verdict struct {
 	at     time.Time
 }
 
-func (a actor) start(ctx context.Context, s *starter, issuer string, scale int) (*victim, error) {
+func (a actor) start(ctx context.Context, s *process.Starter, issuer string, scale int) (*victim, error) {
 	args := fill(a.command, "{out}", a.out, "{issuer}", issuer, "{jwks}", issuer+"/.well-known/jwks.json", "{scale}", strconv.Itoa(scale))
 	cmd := exec.Command(args[0], args[1:]...) //nolint:gosec,noctx // from the table above; ended by the starter
 	stdin, err1 := cmd.StdinPipe()
@@ -200,17 +202,17 @@ func (a actor) start(ctx context.Context, s *starter, issuer string, scale int) 
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, fmt.Errorf("victim %s: %w", a.name, err)
 	}
-	process, err := s.start(cmd)
+	started, err := s.Start(cmd)
 	if err != nil {
 		return nil, fmt.Errorf("victim %s: %w", a.name, err)
 	}
-	v := &victim{actor: a, process: process, stdin: stdin, waiting: map[string]func(verdict){}}
+	v := &victim{actor: a, process: started, stdin: stdin, waiting: map[string]func(verdict){}}
 	ready := make(chan struct{})
 	go v.read(stdout, ready)
 	select {
 	case <-ready:
 		return v, nil
-	case <-process.done:
+	case <-started.Done():
 		return nil, fmt.Errorf("victim %s ended instead of getting ready", a.name)
 	case <-time.After(time.Minute):
 		return nil, fmt.Errorf("victim %s doesn't get ready", a.name)

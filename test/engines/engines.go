@@ -18,6 +18,7 @@ package engines
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -82,19 +83,43 @@ func Postgres(t testing.TB) *database.SQL {
 // database is dropped when the test ends, with whatever is still connected.
 func PostgresURL(t testing.TB) string {
 	t.Helper()
-	admin := server(t, PostgresEnv, "PostgreSQL")
+	u, drop, err := NewPostgres()
+	return kept(t, u, drop, err)
+}
+
+// NewPostgres is [PostgresURL] for programs that are no tests: who asks drops
+// the database.
+func NewPostgres() (databaseURL string, drop func() error, err error) {
+	admin, err := server(PostgresEnv, "PostgreSQL")
+	if err != nil {
+		return "", nil, err
+	}
 	name := freshName()
 	// template0, because nobody can be connected to it: CREATE DATABASE fails
 	// while its template is in use.
 	if err := onPostgres(admin, "CREATE DATABASE "+pq.QuoteIdentifier(name)+" TEMPLATE template0"); err != nil {
-		t.Fatalf("make a PostgreSQL database for the test: %v", err)
+		return "", nil, fmt.Errorf("make a PostgreSQL database: %w", err)
+	}
+	return withDatabase(admin, name), func() error {
+		if err := onPostgres(admin, "DROP DATABASE "+pq.QuoteIdentifier(name)+" WITH (FORCE)"); err != nil {
+			return fmt.Errorf("drop the PostgreSQL database: %w", err)
+		}
+		return nil
+	}, nil
+}
+
+// kept has a test drop its database.
+func kept(t testing.TB, databaseURL string, drop func() error, err error) string {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := onPostgres(admin, "DROP DATABASE "+pq.QuoteIdentifier(name)+" WITH (FORCE)"); err != nil {
-			t.Errorf("drop the test's PostgreSQL database: %v", err)
+		if err := drop(); err != nil {
+			t.Error(err)
 		}
 	})
-	return withDatabase(admin, name)
+	return databaseURL
 }
 
 // Mongo opens a new, empty MongoDB database, with the same options as in
@@ -108,23 +133,27 @@ func Mongo(t testing.TB) *mongo.Database {
 // dropped when the test ends.
 func MongoURL(t testing.TB) string {
 	t.Helper()
-	u := withDatabase(server(t, MongoEnv, "MongoDB"), freshName())
-	t.Cleanup(func() {
+	u, drop, err := NewMongo()
+	return kept(t, u, drop, err)
+}
+
+// NewMongo is [MongoURL] for programs that are no tests: who asks drops the
+// database.
+func NewMongo() (databaseURL string, drop func() error, err error) {
+	admin, err := server(MongoEnv, "MongoDB")
+	if err != nil {
+		return "", nil, err
+	}
+	u := withDatabase(admin, freshName())
+	return u, func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		db, err := database.OpenMongo(ctx, u)
 		if err != nil {
-			t.Errorf("drop the test's MongoDB database: %v", err)
-			return
+			return fmt.Errorf("drop the MongoDB database: %w", err)
 		}
-		if err := db.Drop(ctx); err != nil {
-			t.Errorf("drop the test's MongoDB database: %v", err)
-		}
-		if err := db.Client().Disconnect(ctx); err != nil {
-			t.Errorf("disconnect from MongoDB: %v", err)
-		}
-	})
-	return u
+		return errors.Join(db.Drop(ctx), db.Client().Disconnect(ctx))
+	}, nil
 }
 
 // SQLite opens a new, empty SQLite database in a file that goes away with the
@@ -175,20 +204,19 @@ func openMongo(t testing.TB, rawURL string) *mongo.Database {
 	return db
 }
 
-// server returns the URL that the variable holds, or ends the test with what
-// to do about it. The URL may carry a password, so no message shows it.
-func server(t testing.TB, env, engine string) *url.URL {
-	t.Helper()
+// server returns the URL that the variable holds, or says what to do about it.
+// The URL may carry a password, so no message shows it.
+func server(env, engine string) (*url.URL, error) {
 	raw := os.Getenv(env)
 	if raw == "" {
-		t.Fatalf("this test needs %s: run `make test`, or `go run ./test/engines/with -- go test PACKAGE`, "+
+		return nil, fmt.Errorf("this needs %s: run `make test`, or `go run ./test/engines/with -- go test PACKAGE`, "+
 			"or set %s to the URL of a server where it may make databases", engine, env)
 	}
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" {
-		t.Fatalf("%s doesn't hold a URL with a host", env)
+		return nil, fmt.Errorf("%s doesn't hold a URL with a host", env)
 	}
-	return u
+	return u, nil
 }
 
 // withDatabase returns the server's URL with name as its database. A MongoDB

@@ -1,4 +1,4 @@
-package main
+package process
 
 import (
 	"bytes"
@@ -9,9 +9,9 @@ import (
 
 func dieWithThread(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGKILL }
 
-// dieWithGoRun asks for SIGTERM when this process is a child of `go run`, which
+// DieWithGoRun asks for SIGTERM when this process is a child of `go run`, which
 // dies of SIGTERM without passing it on.
-func dieWithGoRun() {
+func DieWithGoRun() {
 	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", os.Getppid()))
 	if err != nil || string(bytes.TrimSpace(comm)) != "go" {
 		return

@@ -1,9 +1,0 @@
-//go:build unix && !linux
-
-package main
-
-import "syscall"
-
-func dieWithThread(*syscall.SysProcAttr) {}
-
-func dieWithGoRun() {}
