@@ -42,7 +42,8 @@ type grown struct {
 	shown map[int]refreshToken // of sessions that have been refreshed
 	extra int                  // users that were registered since
 
-	basic, admin string // Authorization of a client, and of an administrator
+	basic string // Authorization of a client
+	root  grant  // of an administrator's login
 }
 
 func newGrown(b *testing.B, n int) *grown {
@@ -65,9 +66,11 @@ func newGrown(b *testing.B, n int) *grown {
 	if _, err := s.accounts.Create(b.Context(), NewUser{Email: root, Password: testPassword, Roles: []token.Role{token.RoleAdmin}}); err != nil {
 		b.Fatal(err)
 	}
-	in := g.json("POST", "/authn/token", "", member{"email": root, "password": testPassword, "audience": AdminAudience})
-	access, _ := in["access"].(string)
-	g.admin = "Bearer " + access
+	login, err := s.accounts.login(b.Context(), root, testPassword, "", clientID, AdminAudience, nil, peer{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	g.root = *login
 	for range 2 { // the first publishes and deletes what is there
 		if err := s.feed.step(b.Context()); err != nil {
 			b.Fatal(err)
@@ -166,7 +169,7 @@ func (g *grown) form(path string, form url.Values) []byte {
 	return g.call(200, http.MethodPost, path, g.basic, formType, strings.NewReader(form.Encode()))
 }
 
-func (g *grown) json(method, path, authorization string, body any) (answer member) {
+func (g *grown) json(path string, body member) (answer member) {
 	text, err := json.Marshal(body)
 	if err != nil {
 		g.b.Fatal(err)
@@ -175,7 +178,7 @@ func (g *grown) json(method, path, authorization string, body any) (answer membe
 	if want == 0 {
 		want = 200
 	}
-	text = g.call(want, method, path, authorization, "application/json", bytes.NewReader(text))
+	text = g.call(want, http.MethodPost, path, "", "application/json", bytes.NewReader(text))
 	if len(text) > 0 {
 		if err := json.Unmarshal(text, &answer); err != nil {
 			g.b.Fatal(err)
@@ -190,7 +193,7 @@ func (g *grown) refresh(i int) {
 	if !ok {
 		now = grownToken(i)
 	}
-	in := g.json("POST", "/authn/token/refresh", "", member{"refresh": now.String()})
+	in := g.json("/authn/token/refresh", member{"refresh": now.String()})
 	text, _ := in["refresh"].(string)
 	next, err := parseRefreshToken(text)
 	if err != nil {
@@ -199,17 +202,25 @@ func (g *grown) refresh(i int) {
 	g.shown[i] = next
 }
 
-// access is an access token of a user's session.
-func (g *grown) access(i int) string {
-	text, _, _, err := g.issuer.issue(g.b.Context(), &grant{
-		SessionID: grownID("session", i), UserID: grownID("user", i).String(), ClientID: clientID, Audience: InmueblesAudience,
-		Roles: []token.Role{token.RoleUser}, AuthTime: time.Now(), AMR: "pwd",
-	})
+// token is an access token of a grant.
+func (g *grown) token(of *grant) string {
+	text, _, _, err := g.issuer.issue(g.b.Context(), of)
 	if err != nil {
 		g.b.Fatal(err)
 	}
 	return text
 }
+
+// access is an access token of a user's session.
+func (g *grown) access(i int) string {
+	return g.token(&grant{
+		SessionID: grownID("session", i), UserID: grownID("user", i).String(), ClientID: clientID, Audience: InmueblesAudience,
+		Roles: []token.Role{token.RoleUser}, AuthTime: time.Now(), AMR: "pwd",
+	})
+}
+
+// administrator is an access token of the administrator's session.
+func (g *grown) administrator(int) string { return g.token(&g.root) }
 
 // BenchmarkGrowth measures what a request costs with many users, and with many
 // keys, against the same with few.
@@ -237,7 +248,7 @@ func growthOfUsers(b *testing.B) {
 		do      func(g *grown, i int, prepared string)
 	}{
 		{"login", nil, func(g *grown, i int, _ string) {
-			g.json("POST", "/authn/token", "", member{"email": grownEmail(i), "password": testPassword})
+			g.json("/authn/token", member{"email": grownEmail(i), "password": testPassword})
 		}},
 		{"refresh", nil, func(g *grown, i int, _ string) { g.refresh(i) }},
 		{"client_credentials", nil, func(g *grown, i int, _ string) {
@@ -249,22 +260,22 @@ func growthOfUsers(b *testing.B) {
 			}
 		}},
 		{"sign-out", func(g *grown, i int) string { return startSession(g.b, g.accounts, grownEmail(i)).String() }, func(g *grown, _ int, refresh string) {
-			g.json("POST", "/authn/sign_out", "", member{"refresh": refresh})
+			g.json("/authn/sign_out", member{"refresh": refresh})
 		}},
 		{"register", nil, func(g *grown, i int, _ string) {
 			g.extra++
-			g.json("POST", "/authn/register", "", member{
+			g.json("/authn/register", member{
 				"email": fmt.Sprintf("new.%d@ejemplo.example", g.extra), "password": testPassword, "first_name": "Ana", "last_name": "García", "company": "",
 			})
 		}},
-		{"me", (*grown).access, func(g *grown, _ int, access string) { g.get("/authn/me", "Bearer "+access) }},
-		{"sessions", (*grown).access, func(g *grown, _ int, access string) { g.get("/authn/sessions", "Bearer "+access) }},
-		{"admin, users", nil, func(g *grown, _ int, _ string) { g.get("/admin/users?limit=50", g.admin) }},
-		{"admin, users by address", nil, func(g *grown, i int, _ string) {
-			g.get("/admin/users?limit=50&email="+grownEmail(i), g.admin)
+		{"me", (*grown).access, func(g *grown, _ int, access string) { g.get("/authn/me", access) }},
+		{"sessions", (*grown).access, func(g *grown, _ int, access string) { g.get("/authn/sessions", access) }},
+		{"admin, users", (*grown).administrator, func(g *grown, _ int, access string) { g.get("/admin/users?limit=50", access) }},
+		{"admin, users by address", (*grown).administrator, func(g *grown, i int, access string) {
+			g.get("/admin/users?limit=50&email="+grownEmail(i), access)
 		}},
-		{"admin, audit of a user", nil, func(g *grown, i int, _ string) {
-			g.get("/admin/audit?limit=50&subject="+url.QueryEscape(userName(grownID("user", i).String())), g.admin)
+		{"admin, audit of a user", (*grown).administrator, func(g *grown, i int, access string) {
+			g.get("/admin/audit?limit=50&subject="+url.QueryEscape(userName(grownID("user", i).String())), access)
 		}},
 		{"audit, chain one", func(g *grown, i int) string { return startSession(g.b, g.accounts, grownEmail(i)).String() }, func(g *grown, _ int, _ string) {
 			if err := g.accounts.SettleAudit(g.b.Context()); err != nil {
