@@ -161,8 +161,9 @@ func (g *grown) call(want int, method, path, authorization, contentType string, 
 	return w.Body.Bytes()
 }
 
-func (g *grown) get(path, authorization string) {
-	g.call(200, http.MethodGet, path, authorization, "", nil)
+// get sends a request with an access token.
+func (g *grown) get(path, access string) {
+	g.call(200, http.MethodGet, path, "Bearer "+access, "", nil)
 }
 
 func (g *grown) form(path string, form url.Values) []byte {
