@@ -2,12 +2,15 @@ package resourceserver
 
 import (
 	"context"
+	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humamux"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/web"
 )
 
@@ -31,8 +34,17 @@ func (s *Server) findInTime(ctx context.Context, q Query) (Page, error) {
 	return s.store.Find(ctx, q)
 }
 
-// streamTimeout is how long a reader may take for one piece of a list.
-const streamTimeout = time.Minute
+const (
+	// streamPiece is how much is written at a time, and streamTimeout how long
+	// a reader may take for it: one that takes a byte a second is cut off soon.
+	streamPiece   = 64 << 10
+	streamTimeout = 15 * time.Second
+
+	// How many lists may be streamed. Each holds a page in memory for as long
+	// as its reader takes, and nothing of the database.
+	maxLists      = 64
+	maxListsOwner = 8
+)
 
 // stream writes everything that matches, a page at a time. The first page is
 // read before the answer begins, so that a database that is away is still a
@@ -44,13 +56,22 @@ func (s *Server) stream(ctx context.Context, l *listing, f *Format) (func(huma.C
 			return nil, wrong(name, "can't be used with this Accept", "such an answer has everything that matches, whole; ask for "+typeJSON+" to get pages")
 		}
 	}
+	sub, _ := asker(ctx)
+	if err := s.lists.enter(sub, maxListsOwner, maxLists); errors.Is(err, errOwnersStreams) {
+		return nil, web.NewProblem(http.StatusTooManyRequests, "too_many_requests", i18n.Textf(
+			"You are reading %d lists to their ends. Wait for one, or ask for %s to get pages.", maxListsOwner, typeJSON)).With("Retry-After", "10")
+	} else if err != nil {
+		return nil, err
+	}
 	q := l.Query
 	q.Limit = maxLimit
 	first, err := s.store.Find(ctx, q)
 	if err != nil {
+		s.lists.leave(sub)
 		return nil, s.problem(ctx, "", err)
 	}
 	return func(hctx huma.Context) {
+		defer s.lists.leave(sub)
 		r, w := humamux.Unwrap(hctx)
 		control := http.NewResponseController(w)
 		reading := r.Context() // ends when the client leaves, and not before
@@ -66,10 +87,12 @@ func (s *Server) stream(ctx context.Context, l *listing, f *Format) (func(huma.C
 			if !page.More {
 				buf = f.End(buf)
 			}
-			_ = control.SetWriteDeadline(time.Now().Add(streamTimeout)) // a recorder in a test has none
-			if _, err := w.Write(buf); err != nil {
-				web.NoteCause(reading, err)
-				panic(http.ErrAbortHandler)
+			for piece := range slices.Chunk(buf, streamPiece) {
+				_ = control.SetWriteDeadline(time.Now().Add(streamTimeout)) // a recorder in a test has none
+				if _, err := w.Write(piece); err != nil {
+					web.NoteCause(reading, err)
+					panic(http.ErrAbortHandler)
+				}
 			}
 			if !page.More {
 				return
