@@ -328,18 +328,12 @@ type grant struct {
 // comes the user too.
 //
 // Users who were imported have hashes of other costs. For an address that
-// nobody has, what the next user has is computed: each address has one cost,
-// and unknown ones have the same costs, as often, as known ones.
+// nobody has, what the next user has is computed (after the last comes the
+// first): each address has one cost, and unknown ones have the same costs, as
+// often, as known ones.
 func (a *Accounts) authenticate(ctx context.Context, turn *turn, email, password, code string, from peer) (*login, error) {
 	key := foldEmail(email)
-	attempt, err := a.limit.try(ctx, key, from)
-	if err != nil {
-		return nil, err
-	}
-	user, err := a.store.userFrom(ctx, key)
-	if errors.Is(err, ErrNoUser) {
-		user, err = &userRow{}, nil
-	}
+	user, attempt, err := a.limit.try(ctx, key, from)
 	if err != nil {
 		return nil, err
 	}

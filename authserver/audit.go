@@ -222,7 +222,15 @@ func (s *Store) record(ctx context.Context, tx *sqlx.Tx, now time.Time, a act) e
 	if err != nil {
 		return err
 	}
-	return s.audit.Enqueue(ctx, tx, e)
+	return s.queue(ctx, tx, e)
+}
+
+// queue is [audit.Log.Enqueue] by a statement that was prepared.
+func (s *Store) queue(ctx context.Context, tx *sqlx.Tx, e audit.Entry) error {
+	if _, err := tx.StmtxContext(ctx, s.queueEntry).ExecContext(ctx, s.audit.QueueArgs(e)...); err != nil {
+		return fmt.Errorf("audit: queue an entry: %w", err)
+	}
+	return nil
 }
 
 // recorded is record, to be called later.
@@ -493,7 +501,7 @@ func (s *Store) recordRefusals(ctx context.Context, counted map[refusal]tally, f
 				e.Origin = string(text)
 				e.OriginOf, _ = cutName(a.whom, "user ")
 			}
-			if err := s.audit.Enqueue(ctx, tx, e); err != nil {
+			if err := s.queue(ctx, tx, e); err != nil {
 				return err
 			}
 		}

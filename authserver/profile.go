@@ -180,7 +180,7 @@ func (a *Accounts) confirmPassword(ctx context.Context, user *userRow, password 
 // stolen is no place to guess from.
 func (a *Accounts) confirm(ctx context.Context, user *userRow, password, code string) (err error) {
 	defer func() { a.refusals.refused(ctx, actConfirmFailed, user.EmailKey, err) }()
-	attempt, err := a.limit.try(ctx, user.EmailKey, peerOf(ctx))
+	_, attempt, err := a.limit.try(ctx, user.EmailKey, peerOf(ctx))
 	if err != nil {
 		return err
 	}

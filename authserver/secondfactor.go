@@ -180,7 +180,7 @@ func (a *Accounts) confirmSecondFactor(ctx context.Context, user *userRow, code 
 		return nil, ErrSecondFactor
 	}
 	defer func() { a.refusals.refused(ctx, actConfirmFailed, user.EmailKey, err) }()
-	attempt, err := a.limit.try(ctx, user.EmailKey, peerOf(ctx))
+	_, attempt, err := a.limit.try(ctx, user.EmailKey, peerOf(ctx))
 	if err != nil {
 		return nil, err
 	}

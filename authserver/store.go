@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -39,8 +40,8 @@ type Store struct {
 
 	// The hot statements, prepared once: lib/pq makes two round trips of
 	// one that isn't.
-	userByEmail, userFromEmail, userByID, insertSession, rotate, readSession, endSession, liveUser,
-	knownNetwork, counts, clientByID, spend, apiTokenHash, apiTokenID, peekRevoked, readRevoked *sqlx.Stmt
+	userByEmail, userForLogin, userByID, insertSession, rotate, readSession, endSession, liveUser,
+	queueEntry, counts, clientByID, spend, apiTokenHash, apiTokenID, peekRevoked, readRevoked *sqlx.Stmt
 
 	wake chan struct{} // see ended
 }
@@ -51,21 +52,25 @@ type Store struct {
 func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 	s := &Store{write: write, read: read, wake: make(chan struct{}, 1), audit: audit.NewLog(write, AuditLog)}
 	s.logs = map[string]*audit.Log{AuditLog: s.audit, keys.AuditLog: audit.NewLog(write, keys.AuditLog)}
+	insertSession := insertSessionSQL
+	if write.DriverName() == "postgres" {
+		insertSession = insertAuditedSessionSQL
+	}
 	for _, p := range []struct {
 		stmt **sqlx.Stmt
 		db   *sqlx.DB
 		text string
 	}{
 		{&s.userByEmail, read, selectUser + " WHERE email_key = ?"},
-		{&s.userFromEmail, read, selectUser + " WHERE email_key >= ? ORDER BY email_key LIMIT 1"},
+		{&s.userForLogin, read, userForLoginSQL},
 		{&s.userByID, read, selectUser + " WHERE id = ?"},
-		{&s.insertSession, write, insertSessionSQL},
+		{&s.insertSession, write, insertSession},
 		{&s.rotate, write, rotateSQL},
 		{&s.readSession, write, readSessionSQL},
 		{&s.endSession, write, "UPDATE sessions SET ended_at = ?, ended_reason = ? WHERE id = ? AND ended_at IS NULL RETURNING user_id"},
 		{&s.liveUser, read, selectUser + ` WHERE disabled_at IS NULL AND id =
 			(SELECT user_id FROM sessions WHERE id = ? AND` + isLive + `)`},
-		{&s.knownNetwork, read, `SELECT EXISTS (SELECT 1 FROM sessions WHERE network <> '' AND user_id = (SELECT id FROM users WHERE email_key = ?) AND network = ?)`},
+		{&s.queueEntry, write, audit.QueueSQL("")},
 		{&s.counts, read, "SELECT key, count, last_at, expires_at FROM throttle WHERE key IN (?, ?, ?)"},
 		{&s.clientByID, read, selectClient + " WHERE id = ?"},
 		{&s.apiTokenHash, read, selectAPIToken + " WHERE t.hash = ? AND" + isUsable},
@@ -87,8 +92,8 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 func (s *Store) Close() error {
 	var errs []error
 	for _, stmt := range []*sqlx.Stmt{
-		s.userByEmail, s.userFromEmail, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser,
-		s.knownNetwork, s.counts, s.clientByID, s.spend, s.apiTokenHash, s.apiTokenID, s.peekRevoked, s.readRevoked,
+		s.userByEmail, s.userForLogin, s.userByID, s.insertSession, s.rotate, s.readSession, s.endSession, s.liveUser,
+		s.queueEntry, s.counts, s.clientByID, s.spend, s.apiTokenHash, s.apiTokenID, s.peekRevoked, s.readRevoked,
 	} {
 		if stmt != nil {
 			errs = append(errs, stmt.Close())
@@ -196,12 +201,6 @@ func (s *Store) insertOrTell(ctx context.Context, u *userRow, welcome, known *ou
 // findUser returns the user of a folded address, or [ErrNoUser].
 func (s *Store) findUser(ctx context.Context, emailKey string) (*userRow, error) {
 	return one(ctx, s.userByEmail, emailKey)
-}
-
-// userFrom returns the user of a folded address or, if nobody has it, the one
-// of the next address, or [ErrNoUser]: one statement at one cost.
-func (s *Store) userFrom(ctx context.Context, emailKey string) (*userRow, error) {
-	return one(ctx, s.userFromEmail, emailKey)
 }
 
 // userOfSession returns the user whose live session this is, or [ErrNoUser]
@@ -313,22 +312,39 @@ const insertSessionSQL = `INSERT INTO sessions (id, user_id, client_id, audience
 	VALUES (?, (SELECT id FROM users WHERE id = ? AND password_hash = ? AND disabled_at IS NULL), ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?)
 	ON CONFLICT (id) DO NOTHING`
 
+// On PostgreSQL a login and its entry in the audit are one statement: it is as
+// much one transaction as two between BEGIN and COMMIT are, and one round trip
+// in place of four. SQLite knows no such statement, and has no round trips.
+var insertAuditedSessionSQL = "WITH started AS (" + insertSessionSQL + " RETURNING id) " + audit.QueueSQL("started")
+
 // startSession stores a session for the user whose password was checked
 // against passwordHash, or returns [ErrNoUser] when that no longer holds.
 func (s *Store) startSession(ctx context.Context, n *newSession, passwordHash string) error {
 	created := n.CreatedAt.UnixMilli()
-	err := again(func() error {
+	session := []any{
+		n.ID.String(), n.UserID, passwordHash, n.ClientID, n.Audience,
+		n.MarkKey, n.CurrentHash, created, created, n.IdleExpiresAt.UnixMilli(), n.ExpiresAt.UnixMilli(),
+		n.Peer.UserAgent, n.Peer.network(), n.AMR,
+	}
+	login := act{what: actLogin, whom: userName(n.UserID), after: loginState{n.ID.String(), n.ClientID, n.Audience, n.AMR}}
+	entry, err := login.entry(ctx, n.CreatedAt)
+	if err != nil {
+		return err
+	}
+	err = again(func() error {
+		if s.write.DriverName() == "postgres" {
+			_, err := s.insertSession.ExecContext(ctx, slices.Concat(session, s.audit.QueueArgs(entry))...)
+			return err
+		}
 		return s.transaction(ctx, func(tx *sqlx.Tx) error {
-			res, err := tx.StmtxContext(ctx, s.insertSession).ExecContext(ctx, n.ID.String(), n.UserID, passwordHash, n.ClientID, n.Audience,
-				n.MarkKey, n.CurrentHash, created, created, n.IdleExpiresAt.UnixMilli(), n.ExpiresAt.UnixMilli(),
-				n.Peer.UserAgent, n.Peer.network(), n.AMR)
+			res, err := tx.StmtxContext(ctx, s.insertSession).ExecContext(ctx, session...)
 			if err != nil {
 				return err
 			}
 			if rows, err := res.RowsAffected(); err != nil || rows == 0 {
 				return err // it is there, and its entry with it
 			}
-			return s.record(ctx, tx, n.CreatedAt, act{what: actLogin, whom: userName(n.UserID), after: loginState{n.ID.String(), n.ClientID, n.Audience, n.AMR}})
+			return s.queue(ctx, tx, entry)
 		})
 	})
 	if isNull(err) {

@@ -2,6 +2,7 @@ package authserver
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
@@ -71,26 +72,51 @@ func (s *Store) expireCounts(ctx context.Context, now time.Time, limit int) (int
 	return s.deleteSome(ctx, "throttle", "key", "expires_at <= ?", now.UnixMilli(), limit)
 }
 
-// knownDevice names the device or network that the user of an address has
-// logged in from before, or is "": the session of the refresh token that is
-// shown, if it is one of the user's, however old, or else the network. For an
-// address that nobody has, the same statements run.
-func (s *Store) knownDevice(ctx context.Context, emailKey, network, refresh string) (string, error) {
-	if shown, err := parseRefreshToken(refresh); err == nil {
-		row, err := s.loadSession(ctx, shown.session)
-		if err != nil && !errors.Is(err, ErrInvalidGrant) {
-			return "", err
-		}
-		if err == nil && shown.genuine(row.MarkKey) && row.EmailKey == emailKey {
-			return "session " + shown.session.String(), nil
-		}
+// userForLoginSQL finds the user of an address or, if nobody has it, the one of
+// the next (after the last comes the first), whether that user has been on a
+// network, and whether anything is counted under the keys. It is one statement
+// at one cost, whoever has the address.
+const userForLoginSQL = "SELECT " + userColumns + `,
+		EXISTS (SELECT 1 FROM sessions WHERE network <> '' AND user_id = users.id AND network = ?) AS known,
+		EXISTS (SELECT 1 FROM throttle WHERE key IN (?, ?, ?, ?)) AS counted
+	FROM users WHERE email_key = COALESCE(
+		(SELECT MIN(email_key) FROM users WHERE email_key >= ?), (SELECT MIN(email_key) FROM users))`
+
+// candidate is who may be logging in, and what there is to know before the
+// password is looked at.
+type candidate struct {
+	userRow
+	Known   bool `db:"known"`   // whether the network is the user's
+	Counted bool `db:"counted"` // whether any of the counters may be more than 0
+}
+
+// forLogin finds the candidate for an address, by [userForLoginSQL]. Without
+// any user it returns [ErrNoUser].
+func (s *Store) forLogin(ctx context.Context, emailKey, network string, counters [4]*counter) (*candidate, error) {
+	var c candidate
+	err := s.userForLogin.GetContext(ctx, &c, network, counters[0].key, counters[1].key, counters[2].key, counters[3].key, emailKey)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, ErrNoUser
 	}
-	var known bool
-	if err := s.knownNetwork.GetContext(ctx, &known, emailKey, network); err != nil {
-		return "", fmt.Errorf("ask for a known network: %w", err)
+	if err != nil {
+		return nil, fmt.Errorf("find who logs in: %w", err)
 	}
-	if known {
-		return "network " + network, nil
+	return &c, nil
+}
+
+// shownSession names the session of the refresh token that is shown at a login,
+// however old it is, or is "" if that is no session of the user of the address.
+func (s *Store) shownSession(ctx context.Context, emailKey, refresh string) (string, error) {
+	shown, err := parseRefreshToken(refresh)
+	if err != nil {
+		return "", nil //nolint:nilerr // nothing was shown
 	}
-	return "", nil
+	row, err := s.loadSession(ctx, shown.session)
+	if errors.Is(err, ErrInvalidGrant) {
+		return "", nil
+	}
+	if err != nil || !shown.genuine(row.MarkKey) || row.EmailKey != emailKey {
+		return "", err
+	}
+	return "session " + shown.session.String(), nil
 }

@@ -1,6 +1,7 @@
 package authserver
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -129,6 +130,14 @@ func (t *throttle) check(ctx context.Context, counters ...*counter) error {
 	if err := t.store.readCounts(ctx, counters); err != nil {
 		return err
 	}
+	return t.judge(ctx, counters)
+}
+
+// judge is check for counts that have been read, of limits in force.
+func (t *throttle) judge(ctx context.Context, counters []*counter) error {
+	if len(counters) == 0 {
+		return nil
+	}
 	now := t.now()
 	var refused *ThrottledError
 	told := counters[len(counters)-1]
@@ -166,39 +175,43 @@ type attempt struct {
 
 // counters are the counts of an attempt, the one that is told last.
 func (a *attempt) counters() []*counter {
-	var all []*counter
-	if a.network != nil {
-		all = append(all, a.network)
+	if a.known {
+		return []*counter{a.network, a.device}
 	}
-	if a.account != nil && !a.known {
-		all = append(all, a.account)
-	}
-	if a.device != nil {
-		all = append(all, a.device)
-	}
-	return all
+	return []*counter{a.network, a.account, a.device}
 }
 
-// try lets somebody show a password, or returns a [*ThrottledError].
-func (t *throttle) try(ctx context.Context, emailKey string, from peer) (*attempt, error) {
-	if t.LoginAccount.Max == 0 && t.LoginDevice.Max == 0 && t.LoginNetwork.Max == 0 {
-		return &attempt{}, nil
-	}
+// try lets somebody show a password for an address, or returns a
+// [*ThrottledError]. With the counts it reads who has the address, or another
+// user if nobody has it, or one without an address if there is none: a login
+// so asks the database once before it hashes.
+func (t *throttle) try(ctx context.Context, emailKey string, from peer) (*userRow, *attempt, error) {
 	network := from.network()
+	device := func(name string) *counter { return newCounter("login_device", t.LoginDevice, true, emailKey, name) }
 	a := &attempt{
+		network: byNetwork(ctx, "login_network", t.LoginNetwork),
 		account: newCounter("login_account", t.LoginAccount, true, emailKey),
-		device:  newCounter("login_device", t.LoginDevice, true, emailKey, network),
+		device:  device(network),
 	}
-	a.network = byNetwork(ctx, "login_network", t.LoginNetwork)
-	device, err := t.store.knownDevice(ctx, emailKey, network, from.Refresh)
+	session, err := t.store.shownSession(ctx, emailKey, from.Refresh)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if device != "" {
-		a.known = true
-		a.device = newCounter("login_device", t.LoginDevice, true, emailKey, device)
+	known := device(cmp.Or(session, "network "+network))
+	found, err := t.store.forLogin(ctx, emailKey, network, [...]*counter{a.network, a.account, a.device, known})
+	if errors.Is(err, ErrNoUser) {
+		found, err = &candidate{Counted: true}, nil // perhaps
 	}
-	return a, t.check(ctx, a.counters()...)
+	if err != nil {
+		return nil, nil, err
+	}
+	if session != "" || found.Known && found.EmailKey == emailKey {
+		a.known, a.device = true, known
+	}
+	if found.Counted {
+		return &found.userRow, a, t.check(ctx, a.counters()...)
+	}
+	return &found.userRow, a, t.judge(ctx, inForce(a.counters()))
 }
 
 // failed counts an attempt whose password was wrong, and returns why it was
@@ -215,7 +228,7 @@ func (t *throttle) failed(ctx context.Context, a *attempt, why error) error {
 // that was nothing. What strangers did isn't forgotten: else the owner's next
 // login would give them new tries.
 func (t *throttle) passed(ctx context.Context, a *attempt) error {
-	if a.device == nil || a.device.row.Count == 0 {
+	if a.device.row.Count == 0 {
 		return nil
 	}
 	return t.store.dropCount(ctx, a.device.key)

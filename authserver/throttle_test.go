@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"regexp"
 	"strconv"
@@ -359,4 +360,41 @@ func TestLimitsAreDocumented(t *testing.T) {
 	if found != len(names) {
 		t.Errorf("%d of %d limits are documented", found, len(names))
 	}
+}
+
+// TestForLogin: what a login reads before it hashes. For an address that nobody
+// has it is another user's hash, whatever the address; what is known of that
+// user's networks counts for nobody else.
+func TestForLogin(t *testing.T) {
+	onBothEngines(t, func(t *testing.T, db *database.SQL) {
+		a := newAuthn(t, db)
+		from := peer{Network: netip.MustParsePrefix("192.0.2.7/32")}
+		limit := a.accounts.limit
+		if user, attempt, err := limit.try(t.Context(), "a", from); err != nil || user.EmailKey != "" || attempt.known {
+			t.Errorf("without users: %v, %v, %v", user, attempt, err)
+		}
+		for _, email := range []string{"bea@ejemplo.example", "dora@ejemplo.example"} {
+			if _, err := a.accounts.Create(t.Context(), NewUser{Email: email, Password: testPassword}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := a.accounts.login(t.Context(), email, testPassword, "", clientID, InmueblesAudience, nil, from); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, tc := range []struct {
+			email, network, user string
+			known                bool
+		}{
+			{"bea@ejemplo.example", "192.0.2.7/32", "bea@ejemplo.example", true},
+			{"bea@ejemplo.example", "192.0.2.8/32", "bea@ejemplo.example", false},
+			{"ana@ejemplo.example", "192.0.2.7/32", "bea@ejemplo.example", false},
+			{"carla@ejemplo.example", "192.0.2.7/32", "dora@ejemplo.example", false},
+			{"zoe@ejemplo.example", "192.0.2.7/32", "bea@ejemplo.example", false}, // after the last comes the first
+		} {
+			user, attempt, err := limit.try(t.Context(), tc.email, peer{Network: netip.MustParsePrefix(tc.network)})
+			if err != nil || user.EmailKey != tc.user || attempt.known != tc.known || user.PasswordHash == "" {
+				t.Errorf("%s from %s: %s, known %v, %v; want %s, %v", tc.email, tc.network, user.EmailKey, attempt.known, err, tc.user, tc.known)
+			}
+		}
+	})
 }

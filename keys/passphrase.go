@@ -32,7 +32,9 @@ const (
 //
 // SALT is base64url, CHECK the id of the derived [SealingKey], which tells a
 // wrong passphrase from an altered box and gives nothing else away.
-var passphraseID = regexp.MustCompile(`^argon2id\.m([0-9]{1,7})\.t([0-9]{1,2})\.p([0-9]{1,2})\.([A-Za-z0-9_-]{22,86})\.([0-9a-f]{16})$`)
+var passphraseID = sync.OnceValue(func() *regexp.Regexp { // most processes never meet one
+	return regexp.MustCompile(`^argon2id\.m([0-9]{1,7})\.t([0-9]{1,2})\.p([0-9]{1,2})\.([A-Za-z0-9_-]{22,86})\.([0-9a-f]{16})$`)
+})
 
 // passphraseSealer derives its sealing keys from passphrases.
 type passphraseSealer struct {
@@ -98,7 +100,7 @@ func (s *passphraseSealer) Open(ctx context.Context, id string, box, identity []
 
 // find returns the sealer of a derived key.
 func (s *passphraseSealer) find(id string) (Sealer, error) {
-	m := passphraseID.FindStringSubmatch(id)
+	m := passphraseID().FindStringSubmatch(id)
 	if m == nil {
 		return nil, fmt.Errorf("%w: sealing key %s is wanted, and a passphrase was given", ErrSealed, id)
 	}

@@ -47,9 +47,14 @@ func NewSQLStore(db *sqlx.DB) *SQLStore {
 		db: db, notify: notify, audit: audit.NewLog(db, AuditLog),
 		// The join gives version and keys in one statement, hence of one
 		// moment on either engine. A ring without keys is one row of NULLs.
+		// There is one ring, and the condition says so to the planner of
+		// PostgreSQL: without statistics it takes a table to have thousands
+		// of rows, and compiles a join of that size before it runs it (JIT,
+		// 15 to 70 ms).
 		load: `SELECT ` + clock + ` AS clock, r.version, k.kid, k.alg, k.state, k.public_key, k.sealed,
 				k.announced_at, k.ready_at, k.activate_at, k.retire_at, k.unpublish_at, k.revoked_at, k.reason, k.imported
 			FROM signing_ring r LEFT JOIN signing_keys k ON k.kid IS NOT NULL
+			WHERE r.id = 1
 			ORDER BY k.announced_at, k.kid`,
 		advance: db.Rebind(`UPDATE signing_ring SET version = version + 1 WHERE id = 1 AND version = ?`),
 		insert: db.Rebind(`INSERT INTO signing_keys (kid, alg, state, public_key, sealed,

@@ -96,6 +96,14 @@ func (a *Answers) list() []byte {
 	return append(a.text, ']')
 }
 
+// appendLines appends the answers, a line each.
+func (a *Answers) appendLines(b []byte) []byte {
+	for i := range a.ends {
+		b = append(append(b, a.one(i)...), '\n')
+	}
+	return b
+}
+
 // reverse turns their order round.
 func (a *Answers) reverse() {
 	turned := takeAnswers()
@@ -117,21 +125,20 @@ func newPage(q *Query) Page {
 
 // addStored adds a row of SQLite's to the page: to the answers, if these are
 // asked for, or else to the items. own is whether it went the short way.
-func (p *Page) addStored(into *Answers, id, owner string, created, updated sql.NullInt64, document []byte) (own bool) {
+func (p *Page) addStored(into *Answers, r *sqliteRow) (own bool) {
 	p.met++
-	p.size += len(document)
+	p.size += len(r.document)
 	if into != nil {
-		if text, ok := appendStoredAnswer(into.open(), id, owner, created, updated, document); ok {
+		if text, ok := appendStoredAnswer(into.open(), r); ok {
 			into.close(text)
 			return true
 		}
 	}
-	var m Inmueble
-	if err := m.parseStored(id, document); err != nil {
-		p.Unreadable = append(p.Unreadable, Unreadable{id, err})
+	m, err := r.inmueble()
+	if err != nil {
+		p.Unreadable = append(p.Unreadable, Unreadable{string(r.id), err})
 		return false
 	}
-	m.Owner, m.CreatedAt, m.UpdatedAt = owner, fromMilli(created), fromMilli(updated)
 	p.add(into, &m)
 	return false
 }
@@ -216,34 +223,37 @@ var recipes = func() (all [len(fields)]recipe) {
 // appendStoredAnswer appends the answer of a row of SQLite's. ok is false for
 // one that the general way must judge; what b is then is undefined behind its
 // length.
-func appendStoredAnswer(b []byte, id, owner string, created, updated sql.NullInt64, doc []byte) (_ []byte, ok bool) {
-	if len(doc) < 2 || !validID(id) {
+func appendStoredAnswer(b []byte, r *sqliteRow) (_ []byte, ok bool) {
+	doc := r.document
+	if len(doc) < 2 || noID(r.id) {
 		return b, false
 	}
 	b = append(b, `{"_id":`...)
-	b = appendText(b, id)
+	if b, ok = appendTextOf(b, r.id, maxID); !ok {
+		return b, false
+	}
 	// doc[copied:at] is of the answer, and not there yet.
 	copied, at := 0, 0
 	for i := 1; i < len(recipes); i++ {
-		r := &recipes[i]
-		if !hasLabel(doc[at:], r.label, at == 0) {
-			if r.otherwise == "" {
+		f := &recipes[i]
+		if !hasLabel(doc[at:], f.label, at == 0) {
+			if f.otherwise == "" {
 				return b, false
 			}
 			b = appendPart(b, doc, copied, at)
 			copied = at
-			b = append(append(b, r.label...), r.otherwise...)
+			b = append(append(b, f.label...), f.otherwise...)
 			continue
 		}
-		at += len(r.label)
+		at += len(f.label)
 		end := 0
-		switch value := doc[at:]; r.form {
+		switch value := doc[at:]; f.form {
 		case formText:
-			end = textEnd(value, r.bound)
+			end = textEnd(value, f.bound)
 		case formWhole:
 			end = wholeEnd(value)
 		case formDegrees:
-			end = degreesEnd(value, r.bound)
+			end = degreesEnd(value, f.bound)
 		case formBool:
 			end = boolEnd(value)
 		}
@@ -251,9 +261,9 @@ func appendStoredAnswer(b []byte, id, owner string, created, updated sql.NullInt
 			return b, false
 		}
 		at += end
-		if r.key != "" && hasLabel(doc[at:], r.key, false) {
+		if f.key != "" && hasLabel(doc[at:], f.key, false) {
 			b = appendPart(b, doc, copied, at)
-			at += len(r.key)
+			at += len(f.key)
 			if end = textEnd(doc[at:], math.MaxInt); end == 0 {
 				return b, false
 			}
@@ -265,7 +275,12 @@ func appendStoredAnswer(b []byte, id, owner string, created, updated sql.NullInt
 		return b, false
 	}
 	b = appendPart(b, doc, copied, at)
-	return appendByServer(b, []byte(owner), created, updated)
+	return appendByServer(b, r.owner, r.created, r.updated)
+}
+
+// noID reports whether a text that may be stored is no _id.
+func noID(s []byte) bool {
+	return len(s) == 0 || s[0] == '.' && (len(s) == 1 || string(s) == "..")
 }
 
 // hasLabel reports whether doc goes on with a member of this label, the first
@@ -603,7 +618,7 @@ func appendBSONAnswer(b []byte, doc []byte) (_ []byte, ok bool) {
 		switch r.form {
 		case formText:
 			s, ok := rest.text()
-			if !ok || i == 0 && (len(s) == 0 || s[0] == '.' && (len(s) == 1 || string(s) == "..")) {
+			if !ok || i == 0 && noID(s) {
 				return b, false
 			}
 			if b, ok = appendTextOf(b, s, r.bound); !ok {

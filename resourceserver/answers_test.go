@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"database/sql"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -40,7 +41,7 @@ func generalBSON(doc []byte) string {
 // checkStored: the short way says what the general way says, or nothing.
 func checkStored(t *testing.T, id, owner string, created, updated sql.NullInt64, doc []byte) (short bool) {
 	t.Helper()
-	got, ok := appendStoredAnswer([]byte("before"), id, owner, created, updated, doc)
+	got, ok := appendStoredAnswer([]byte("before"), &sqliteRow{[]byte(id), []byte(owner), created, updated, doc})
 	if !ok {
 		return false
 	}
@@ -275,7 +276,7 @@ func TestForeignAnswers(t *testing.T) {
 		}
 		var page Page
 		answers := &Answers{}
-		page.addStored(answers, m.ID, m.Owner, at, at, []byte(stored))
+		page.addStored(answers, &sqliteRow{[]byte(m.ID), []byte(m.Owner), at, at, []byte(stored)})
 		if want := generalStored(m.ID, m.Owner, at, at, []byte(stored)); string(answers.list()) != "["+want+"]" {
 			t.Errorf("%s: %s, want %s", name, answers.list(), want)
 		}
@@ -401,6 +402,71 @@ func TestAnswersOfPages(t *testing.T) {
 			or := walk("listing_type=eq.1&or=(property_type.eq.1,property_type.eq.3)&start_month=gte.3&order=date.desc", 9, false, false)
 			if len(in) < 150 || strings.Join(in, "\n") != strings.Join(or, "\n") {
 				t.Errorf("a list of values finds\n%q, its values one by one\n%q", in, or)
+			}
+		})
+	}
+}
+
+// TestPackedPages: what can't be told apart in a packed page, or is too long
+// for one, is read row by row; whatever there is, the answers are those about
+// the page's inmuebles.
+func TestPackedPages(t *testing.T) {
+	long := strings.Repeat("x", 20_000)
+	for name, tc := range map[string]struct {
+		change func(m *Inmueble)
+		want   error
+	}{
+		"as ever":                  {func(*Inmueble) {}, nil},
+		"times that nobody knows":  {func(m *Inmueble) { m.CreatedAt, m.UpdatedAt = time.Time{}, time.Time{} }, nil},
+		"nobody's":                 {func(m *Inmueble) { m.Owner = "" }, nil},
+		"a column's mark in an id": {func(m *Inmueble) { m.ID += columnMark + "x" }, errNotPacked},
+		"a row's mark in an id":    {func(m *Inmueble) { m.ID += rowMark + "x" }, errNotPacked},
+		"a row's mark in an owner": {func(m *Inmueble) { m.Owner = rowMark }, errNotPacked},
+		"a row in an owner": {func(m *Inmueble) {
+			m.Owner = strings.Join([]string{"alice", "1", "1", "{}" + rowMark + "id", "bob"}, columnMark)
+		}, errNotPacked},
+		"marks in a text":       {func(m *Inmueble) { m.Title = columnMark + rowMark }, nil}, // JSON has an escape for them
+		"a long text":           {func(m *Inmueble) { m.Description = long }, nil},
+		"longer than its share": {func(m *Inmueble) { m.Description = strings.Repeat("\U0001F3E0", 20_000) }, errNotPacked},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			store, spoil := openSQLite(t)
+			s, _ := store.(*SQLite)
+			_, err := store.Load(t.Context(), Batch{Rows: func(yield func(Row, error) bool) {
+				for i := range 150 {
+					m := sample(fmt.Sprintf("%06d", i))
+					if i == 50 {
+						tc.change(&m)
+					}
+					if !yield(Row{m, allGiven}, nil) {
+						return
+					}
+				}
+			}})
+			must(t, err)
+			spoil(t, "000020x", "alice", fieldMissing)
+			q := queryOf(t, "order=_id")
+			q.Limit = 100
+			want, err := store.Find(t.Context(), q)
+			must(t, err)
+			q.Into = &Answers{}
+			if _, err := s.find(t.Context(), q, false); !errors.Is(err, tc.want) {
+				t.Errorf("packed: %v, want %v", err, tc.want)
+			}
+			q.Into = &Answers{}
+			got, err := store.Find(t.Context(), q)
+			must(t, err)
+			if q.Into.Len() != len(want.Items) || len(want.Items) != 99 {
+				t.Fatalf("%d answers about %d", q.Into.Len(), len(want.Items))
+			}
+			for i := range want.Items {
+				if answer := string(want.Items[i].AppendJSON(nil)); string(q.Into.one(i)) != answer {
+					t.Errorf("%.300s\nwant %.300s", q.Into.one(i), answer)
+				}
+			}
+			if a, b := fmt.Sprint(got.First, got.After, got.More, len(got.Unreadable)), fmt.Sprint(want.First, want.After, want.More, len(want.Unreadable)); a != b {
+				t.Errorf("the place is %s, want %s", a, b)
 			}
 		})
 	}

@@ -178,7 +178,7 @@ func BenchmarkAnswer(b *testing.B) {
 		answer func() bool
 	}{
 		{"SQLite", func() (ok bool) {
-			buf, ok = appendStoredAnswer(buf[:0], m.ID, m.Owner, at, at, stored)
+			buf, ok = appendStoredAnswer(buf[:0], &sqliteRow{[]byte(m.ID), []byte(m.Owner), at, at, stored})
 			return ok
 		}},
 		{"MongoDB", func() (ok bool) {

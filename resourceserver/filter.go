@@ -50,8 +50,8 @@ var filterFields = func() query.Fields {
 		switch {
 		case f.name == "_id":
 			q.Column = "id"
-		case f.name == "start_month": // as the index inmuebles_kind has it
-			q.Column = `(document ->> '$.start_month')`
+		case f.name == "start_month", f.name == "x_coord", f.name == "y_coord": // as the indexes have them
+			q.Column = "(document ->> '$." + f.name + "')"
 		case f.isDate():
 			q.Kind, q.Column, q.Path, q.Raw = query.Date, f.name+keySuffix, f.name+keySuffix, f.name
 		}

@@ -125,7 +125,8 @@ func newFloor(b *testing.B, store Store, public ed25519.PublicKey) *floor {
 		get = read("WHERE id = ?")
 		list = read("ORDER BY date_key DESC, id LIMIT 50", []any{}...)
 		three = read("WHERE listing_type = ? AND property_type IN (?,?) AND start_month >= ? ORDER BY date_key DESC, id LIMIT 50", 1, 1, 2, 3)
-		box = read("WHERE x_coord >= ? AND x_coord <= ? AND y_coord >= ? AND y_coord <= ? ORDER BY x_coord, id DESC LIMIT 50", -3.75, -3.68, 40.38, 40.44)
+		const x, y = "(document ->> '$.x_coord')", "(document ->> '$.y_coord')" // as the index has them
+		box = read("WHERE "+x+" >= ? AND "+x+" <= ? AND "+y+" >= ? AND "+y+" <= ? ORDER BY "+x+", id DESC LIMIT 50", -3.75, -3.68, 40.38, 40.44)
 		insert, err := sqlx.Preparex(s.write, `INSERT INTO inmuebles (id, owner, created_at, updated_at, document) VALUES (?, ?, ?, ?, ?)`)
 		must(b, err)
 		b.Cleanup(func() { _ = insert.Close() })

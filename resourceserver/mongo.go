@@ -31,6 +31,9 @@ type Mongo struct {
 
 	swept  atomic.Int64 // Unix time in ns of the last look for dates without a key
 	expiry atomic.Bool  // the index is there by which the server removes them
+
+	many  int64 // documents: see manyDocuments
+	sized atomic.Pointer[mongoSize]
 }
 
 var _ Store = (*Mongo)(nil)
@@ -40,7 +43,7 @@ func NewMongo(db *mongo.Database) *Mongo {
 	return &Mongo{
 		inmuebles: db.Collection("inmuebles"), once: db.Collection("idempotency"), settings: db.Collection("settings"),
 		loads: db.Collection("loads"), undo: db.Collection("loads_undo"),
-		imports: newMongoJobs(db),
+		imports: newMongoJobs(db), many: manyDocuments,
 	}
 }
 

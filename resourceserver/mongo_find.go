@@ -2,6 +2,7 @@ package resourceserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -18,9 +19,10 @@ import (
 // or behind one field with a single value. A test asks for the plan of each
 // query.
 var mongoIndexes = []mongo.IndexModel{
-	{Keys: bson.D{{Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
+	{Keys: bson.D{{Key: "date_key", Value: -1}, {Key: "_id", Value: 1}, {Key: "x_coord", Value: 1}, {Key: "y_coord", Value: 1}}},
 	{Keys: bson.D{{Key: "listing_type", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "listing_type", Value: 1}, {Key: "property_type", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}, {Key: "start_month", Value: 1}}},
+	{Keys: bson.D{{Key: "listing_type", Value: 1}, {Key: "property_type", Value: 1}, {Key: "start_month", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "boundary_id", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "owner", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "other_id", Value: 1}, {Key: "_id", Value: 1}}},
@@ -28,12 +30,24 @@ var mongoIndexes = []mongo.IndexModel{
 	{Keys: bson.D{{Key: query.WordsPath, Value: 1}}},
 }
 
+// replacedIndexes are of earlier releases. Each is the beginning of one above,
+// which serves that release as well; a server of it that starts makes its own
+// again.
+var replacedIndexes = []string{"date_key_-1__id_1"}
+
 // Prepare makes the indexes that are missing, while others read and write,
 // and gives keys to dates that have none. Call it when a server starts; any
 // number may at once.
 func (s *Mongo) Prepare(ctx context.Context) error {
 	if _, err := s.inmuebles.Indexes().CreateMany(ctx, mongoIndexes); err != nil {
 		return mongoError("make the indexes", err)
+	}
+	for _, name := range replacedIndexes {
+		const indexNotFound = 27
+		_, err := s.inmuebles.Indexes().DropOne(ctx, name)
+		if code, ok := errors.AsType[mongo.CommandError](err); err != nil && !(ok && code.Code == indexNotFound) {
+			return mongoError("drop an index that another has taken the place of", err)
+		}
 	}
 	if err := s.imports.prepare(ctx); err != nil {
 		return err
@@ -145,6 +159,9 @@ func withTextID(where *query.Node) bson.D {
 // larger.
 func (s *Mongo) find(ctx context.Context, q Query) (page Page, err error) {
 	if err := s.sweepFor(ctx, &q); err != nil {
+		return Page{}, err
+	}
+	if err := s.byMonths(ctx, &q); err != nil {
 		return Page{}, err
 	}
 	filter, computed, sort := mongoPlan(&q)

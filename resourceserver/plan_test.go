@@ -46,15 +46,23 @@ func planSQLite(s *SQLite) planner {
 		must(t, err)
 		for i := range all {
 			text, args := findSQL(&q, &all[i], true)
-			var steps []struct {
-				ID, Parent, Notused int
-				Detail              string
+			statements := map[string][]any{text: append(args, q.Limit+1, q.Skip)}
+			if !q.Order.ByDistance() {
+				text, args = findSQL(&q, &all[i], false)
+				statements[packedSQL(text)] = append(append([]any{0}, args...), q.Limit+1, q.Skip)
 			}
-			must(t, s.finds.db.SelectContext(t.Context(), &steps, "EXPLAIN QUERY PLAN "+text, append(args, q.Limit+1, q.Skip)...))
-			for _, step := range steps {
-				plan += step.Detail + "\n"
-				if strings.Contains(step.Detail, "TEMP B-TREE") || strings.HasPrefix(step.Detail, "SCAN") && !strings.Contains(step.Detail, "INDEX") {
-					costly = append(costly, step.Detail)
+			for text, args := range statements {
+				var steps []struct {
+					ID, Parent, Notused int
+					Detail              string
+				}
+				must(t, s.finds.db.SelectContext(t.Context(), &steps, "EXPLAIN QUERY PLAN "+text, args...))
+				for _, step := range steps {
+					plan += step.Detail + "\n"
+					table := strings.HasPrefix(step.Detail, "SCAN") && !strings.HasPrefix(step.Detail, "SCAN (subquery") // which is packed
+					if strings.Contains(step.Detail, "TEMP B-TREE") || table && !strings.Contains(step.Detail, "INDEX") {
+						costly = append(costly, step.Detail)
+					}
 				}
 			}
 		}

@@ -27,6 +27,8 @@ type SQLite struct {
 	once, keepOnce, sweepOnce    *sqlx.Stmt
 
 	folder importsFolder // of the files of imports over HTTP
+
+	many int64 // documents: see manyDocuments
 }
 
 var _ Store = (*SQLite)(nil)
@@ -41,7 +43,7 @@ const sqliteBy = `(?2 OR (owner = ?3 AND owner <> ''))`
 // may be the same pool; write must have a single connection. [SQLite.Close]
 // releases the statements, not the pools.
 func NewSQLite(ctx context.Context, write, read *sqlx.DB) (*SQLite, error) {
-	s := &SQLite{write: write, read: read, finds: newStatements(read), changed: make(chan struct{}, 1)}
+	s := &SQLite{write: write, read: read, finds: newStatements(read), changed: make(chan struct{}, 1), many: manyDocuments}
 	for _, p := range []struct {
 		stmt  **sqlx.Stmt
 		db    *sqlx.DB
@@ -96,7 +98,7 @@ func (s *SQLite) Get(ctx context.Context, id string) (Inmueble, error) {
 		return Inmueble{}, sqliteError(ctx, "read", err)
 	}
 	var page Page
-	if err := readRows(ctx, rows, &page, &Query{Limit: 1, Order: byID}, true); err != nil {
+	if err := readRows(ctx, rows, &page, &Query{Limit: 1, Order: byID}); err != nil {
 		return Inmueble{}, err
 	}
 	switch {

@@ -2,11 +2,13 @@ package resourceserver
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -76,39 +78,50 @@ func (s *statements) close() error {
 // page that begins behind a document is made of ranges of the order's index,
 // one statement each, until it is full.
 //
-// Where answers are wanted, the keys of the order are taken out of the page's
-// first and last document here: to have SQLite compute them for each row, out
-// of its JSON, costs as much as reading it. Only where one of the two is in
+// Where answers are wanted, a statement's rows come packed into one, and the
+// keys of the order are taken out of the page's first and last document here:
+// to fetch a row from SQLite, column by column, costs more than it costs to
+// find it, and to have SQLite compute its keys, out of its JSON, as much as
+// reading it. Only where a page can't be packed, or one of the two is in
 // another form than ours, so that its keys are SQLite's to say, is all of it
-// asked for again with them.
+// asked for again, row by row and with the keys.
 func (s *SQLite) Find(ctx context.Context, q Query) (Page, error) {
-	page, err := s.find(ctx, q, q.Into == nil || q.Order.ByDistance() || len(arms(&q)) > 1)
-	if errors.Is(err, errNoKeys) {
+	page, err := s.find(ctx, q, q.Into == nil || q.Order.ByDistance())
+	if errors.Is(err, errNotPacked) {
 		q.Into.clear()
 		page, err = s.find(ctx, q, true)
 	}
 	return page, err
 }
 
-// errNoKeys: a document's keys were needed, and are SQLite's to say.
-var errNoKeys = errors.New("resourceserver: the keys of a row weren't asked for")
+// errNotPacked: a page must be asked for row by row.
+var errNotPacked = errors.New("resourceserver: a page that can't be packed")
 
-// find is Find, with the keys of all rows or without.
+// find is Find, with the rows one by one and with their keys, or packed.
 func (s *SQLite) find(ctx context.Context, q Query, keyed bool) (Page, error) {
 	steps, err := s.steps(ctx, &q)
 	if err != nil {
 		return Page{}, err
 	}
-	keyed = keyed || len(arms(&q)) > 1
+	months, err := s.months(ctx, &q, steps)
+	if err != nil {
+		return Page{}, err
+	}
 	page := newPage(&q)
-	if len(steps) == 1 {
-		return page, s.findPart(ctx, nil, &q, &steps[0], &page, keyed)
+	if len(steps) == 1 && months == nil {
+		err := s.findPart(ctx, nil, &q, &steps[0], &page, keyed)
+		return page, err
 	}
 	tx, err := s.finds.db.BeginTxx(ctx, &sql.TxOptions{ReadOnly: true}) // all parts of one moment
 	if err != nil {
 		return Page{}, sqliteError(ctx, "read", err)
 	}
 	defer func() { _ = tx.Rollback() }() // it has only read
+	if months != nil {
+		if err := months.replace(ctx, tx, &q); err != nil {
+			return Page{}, err
+		}
+	}
 	for i := range steps {
 		if err := s.findPart(ctx, tx, &q, &steps[i], &page, keyed); err != nil {
 			return Page{}, err
@@ -153,6 +166,10 @@ func (s *SQLite) steps(ctx context.Context, q *Query) ([]step, error) {
 // findPart adds to the page the rows of one part of the query.
 func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, one *step, page *Page, keyed bool) error {
 	text, args := findSQL(q, one, keyed)
+	args = append(args, q.Limit-page.met+1, q.Skip)
+	if !keyed {
+		text, args = packedSQL(text), append([]any{maxPageBytes / (q.Limit + 1)}, args...)
+	}
 	stmt, err := s.finds.get(ctx, text)
 	if err != nil {
 		return err
@@ -160,11 +177,14 @@ func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, one *step,
 	if tx != nil {
 		stmt = tx.StmtxContext(ctx, stmt) //nolint:sqlclosecheck // the end of the transaction does
 	}
-	rows, err := stmt.QueryxContext(ctx, append(args, q.Limit-page.met+1, q.Skip)...)
+	rows, err := stmt.QueryxContext(ctx, args...)
 	if err != nil {
 		return sqliteError(ctx, "read", err)
 	}
-	return readRows(ctx, rows, page, q, keyed)
+	if keyed {
+		return readRows(ctx, rows, page, q)
+	}
+	return readPacked(ctx, rows, page, q)
 }
 
 // findSQL is the statement for one part of a query, but for its last two
@@ -173,7 +193,7 @@ func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, one *step,
 // arms can be ordered only by what is there.
 func findSQL(q *Query, one *step, keyed bool) (text string, args []any) {
 	wheres := []query.Node{q.Where}
-	if keyed && one.from.all() {
+	if one.from.all() {
 		wheres = arms(q)
 	}
 	b := make([]byte, 0, 512)
@@ -182,7 +202,7 @@ func findSQL(q *Query, one *step, keyed bool) (text string, args []any) {
 			b = append(b, " UNION ALL "...)
 		}
 		b = append(b, "SELECT "+sqliteColumns...)
-		if keyed {
+		if keyed || len(wheres) > 1 {
 			for _, k := range q.Order[:len(q.Order)-1] {
 				b, args = k.Field.AppendSelect(append(b, ", "...), args)
 			}
@@ -201,24 +221,51 @@ func findSQL(q *Query, one *step, keyed bool) (text string, args []any) {
 	return string(append(b, " LIMIT ?+0 OFFSET ?"...)), args
 }
 
+// What stands between the rows of a packed page, and between the columns of a
+// row. JSON has neither, but as an escape; where an id or an owner has one, or
+// a document that is no JSON, there are more of them than the page's rows
+// make, and it isn't taken for packed.
+const (
+	rowMark    = "\x1e"
+	columnMark = "\x1f"
+)
+
+// packedSQL is a statement of findSQL's whose rows come packed into one, and
+// how many there are. Its first value is how long a document may be, so that
+// a page's don't have to fit into memory whatever they are; the text of one
+// that is longer stays out.
+//
+// SQLite gives an aggregate its rows in the order of a subquery that has a
+// LIMIT, as each page here has: TestAnswersOfPages.
+func packedSQL(text string) string {
+	const between = ", '" + columnMark + "', "
+	return "SELECT CAST(group_concat(concat(id" + between + "owner" + between + "created_at" + between + "updated_at" + between +
+		"iif(octet_length(document) <= ?, document, '')), '" + rowMark + "') AS BLOB), count(*) FROM (" + text + ")"
+}
+
 // sqliteRow is a row of sqliteColumns.
 type sqliteRow struct {
-	id, owner        string
+	id, owner        []byte
 	created, updated sql.NullInt64
 	document         []byte
 }
 
+func (r *sqliteRow) inmueble() (m Inmueble, err error) {
+	err = m.parseStored(string(r.id), r.document)
+	m.Owner, m.CreatedAt, m.UpdatedAt = string(r.owner), fromMilli(r.created), fromMilli(r.updated)
+	return m, err
+}
+
 // keys are those of a row whose document is in our own form.
 func (r *sqliteRow) keys(order query.Order) ([]any, error) {
-	var m Inmueble
-	if err := m.parseStored(r.id, r.document); err != nil {
-		return nil, errNoKeys
+	m, err := r.inmueble()
+	if err != nil {
+		return nil, errNotPacked
 	}
-	m.Owner, m.CreatedAt, m.UpdatedAt = r.owner, fromMilli(r.created), fromMilli(r.updated)
 	keys := make([]any, len(order))
 	for i, k := range order {
 		if filterFields[k.Field.Name] != k.Field { // no member of ours
-			return nil, errNoKeys
+			return nil, errNotPacked
 		}
 		keys[i] = m.filterValue(k.Field)
 		if v, ok := keys[i].(bool); ok { // SQLite's are 0 and 1
@@ -235,7 +282,7 @@ func (r *sqliteRow) keys(order query.Order) ([]any, error) {
 		if _, behind, found := bytes.Cut(r.document, []byte(recipes[fieldIndex[k.Field.Name]].key)); found {
 			text, _, ok := plainText(behind)
 			if !ok {
-				return nil, errNoKeys
+				return nil, errNotPacked
 			}
 			keys[i] = string(text)
 		}
@@ -243,21 +290,86 @@ func (r *sqliteRow) keys(order query.Order) ([]any, error) {
 	return keys, nil
 }
 
-// readRows adds rows to a page until it is full, and closes them. A row's keys
-// are behind its columns if keyed, and else taken out of its document.
-func readRows(ctx context.Context, rows *sqlx.Rows, page *Page, q *Query, keyed bool) error {
+// readPacked adds the rows of a packed page to a page until it is full, and
+// closes them.
+func readPacked(ctx context.Context, rows *sqlx.Rows, page *Page, q *Query) error {
 	defer func() { _ = rows.Close() }() // an error of reading is rows.Err's
+	var packed sql.RawBytes             // valid until rows are closed
+	var n int
+	if !rows.Next() {
+		return sqliteError(ctx, "read", cmp.Or(rows.Err(), sql.ErrNoRows)) // an aggregate has one
+	}
+	if err := rows.Scan(&packed, &n); err != nil {
+		return sqliteError(ctx, "read", err)
+	}
+	if n == 0 {
+		return nil
+	}
+	if bytes.Count(packed, []byte(rowMark)) != n-1 || bytes.Count(packed, []byte(columnMark)) != 4*n {
+		return errNotPacked
+	}
 	var r sqliteRow
-	var document sql.RawBytes // valid until the next row
-	into := []any{&r.id, &r.owner, &r.created, &r.updated, &document}
-	var keys []any
-	if keyed {
-		keys = make([]any, len(q.Order))
-		for i := range keys[:len(keys)-1] {
-			into = append(into, &keys[i])
+	own := false
+	for rest := []byte(packed); n > 0; n-- {
+		if page.met == q.Limit || page.size >= maxPageBytes {
+			page.More = true
+			break
+		}
+		if rest = r.unpack(rest); len(r.document) == 0 {
+			return errNotPacked
+		}
+		own = page.addStored(q.Into, &r)
+		page.Skip = 0
+		if page.First != nil {
+			continue
+		}
+		if !own {
+			return errNotPacked
+		}
+		var err error
+		if page.First, err = r.keys(q.Order); err != nil {
+			return err
 		}
 	}
-	met := page.met
+	switch {
+	case r.id == nil: // the page was full
+		return nil
+	case !own:
+		return errNotPacked
+	}
+	var err error
+	page.After, err = r.keys(q.Order)
+	return err
+}
+
+// unpack takes the first row of a packed page, and returns what is behind it.
+func (r *sqliteRow) unpack(b []byte) (rest []byte) {
+	column := func() (text []byte) {
+		text, b, _ = bytes.Cut(b, []byte(columnMark))
+		return text
+	}
+	number := func() (n sql.NullInt64) {
+		var err error
+		n.Int64, err = strconv.ParseInt(string(column()), 10, 64)
+		n.Valid = err == nil // NULL is empty
+		return n
+	}
+	r.id, r.owner, r.created, r.updated = column(), column(), number(), number()
+	r.document, rest, _ = bytes.Cut(b, []byte(rowMark))
+	return rest
+}
+
+// readRows adds rows with their keys to a page until it is full, and closes
+// them.
+func readRows(ctx context.Context, rows *sqlx.Rows, page *Page, q *Query) error {
+	defer func() { _ = rows.Close() }() // an error of reading is rows.Err's
+	var r sqliteRow
+	var id, owner, document sql.RawBytes // valid until the next row
+	keys := make([]any, len(q.Order))
+	into := []any{&id, &owner, &r.created, &r.updated, &document}
+	for i := range keys[:len(keys)-1] {
+		into = append(into, &keys[i])
+	}
 	for rows.Next() {
 		if page.met == q.Limit || page.size >= maxPageBytes {
 			page.More = true
@@ -266,42 +378,16 @@ func readRows(ctx context.Context, rows *sqlx.Rows, page *Page, q *Query, keyed 
 		if err := rows.Scan(into...); err != nil {
 			return sqliteError(ctx, "read", err)
 		}
-		own := page.addStored(q.Into, r.id, r.owner, r.created, r.updated, document)
+		r.id, r.owner, r.document = id, owner, document
+		page.addStored(q.Into, &r)
 		page.Skip = 0
-		if keyed {
-			keys[len(keys)-1] = r.id
-			if page.First == nil {
-				page.First = append([]any(nil), keys...)
-			}
-			page.After = keys
-			continue
-		}
-		r.document = append(r.document[:0], document...)
-		switch {
-		case !own: // it matters only where it is the last: r.id alone is known of it then
-			r.document = r.document[:0]
-		case page.First == nil:
-			var err error
-			if page.First, err = r.keys(q.Order); err != nil {
-				return err
-			}
-		}
+		keys[len(keys)-1] = string(id)
 		if page.First == nil {
-			return errNoKeys
+			page.First = append([]any(nil), keys...)
 		}
+		page.After = keys
 	}
-	if err := rows.Err(); err != nil {
-		return sqliteError(ctx, "read", err)
-	}
-	if !keyed && page.met > met {
-		if len(r.document) == 0 {
-			return errNoKeys
-		}
-		var err error
-		page.After, err = r.keys(q.Order)
-		return err
-	}
-	return nil
+	return sqliteError(ctx, "read", rows.Err())
 }
 
 // Count counts rows.

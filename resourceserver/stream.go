@@ -65,6 +65,10 @@ func (s *Server) stream(ctx context.Context, l *listing, f *Format) (func(huma.C
 	}
 	q := l.Query
 	q.Limit = maxLimit
+	answers := takeAnswers()
+	if f.MediaType == NDJSON.MediaType { // a line is an answer
+		q.Into = answers
+	}
 	first, err := s.store.Find(ctx, q)
 	if err != nil {
 		s.lists.leave(sub)
@@ -72,6 +76,7 @@ func (s *Server) stream(ctx context.Context, l *listing, f *Format) (func(huma.C
 	}
 	return func(hctx huma.Context) {
 		defer s.lists.leave(sub)
+		defer answers.giveBack()
 		r, w := humamux.Unwrap(hctx)
 		control := http.NewResponseController(w)
 		reading := r.Context() // ends when the client leaves, and not before
@@ -80,6 +85,7 @@ func (s *Server) stream(ctx context.Context, l *listing, f *Format) (func(huma.C
 			for _, u := range page.Unreadable {
 				s.leftOut(reading, u.ID)
 			}
+			buf = answers.appendLines(buf)
 			for i := range page.Items {
 				buf = f.Append(buf, n, &page.Items[i])
 				n++
@@ -98,6 +104,7 @@ func (s *Server) stream(ctx context.Context, l *listing, f *Format) (func(huma.C
 				return
 			}
 			buf = buf[:0]
+			answers.clear()
 			q.After, q.Skip = page.After, page.Skip
 			if page, err = s.findInTime(reading, q); err != nil {
 				web.NoteCause(reading, err)

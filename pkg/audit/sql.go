@@ -26,10 +26,7 @@ type Log struct {
 
 // NewLog returns the log of a name, on a migrated database.
 func NewLog(db *sqlx.DB, name string) *Log {
-	const (
-		columns = `seq, at, actor, action, subject, reason, before_state, after_state, hash, origin_hash`
-		parts   = `log, at, actor, action, subject, reason, before_state, after_state, origin, origin_of, origin_salt, origin_hash`
-	)
+	const columns = `seq, at, actor, action, subject, reason, before_state, after_state, hash, origin_hash`
 	return &Log{
 		db: db, name: name,
 		begin: db.Rebind(`INSERT INTO audit_heads (log, seq, hash) VALUES (?, 0, ?) ON CONFLICT (log) DO NOTHING`),
@@ -40,7 +37,7 @@ func NewLog(db *sqlx.DB, name string) *Log {
 		next: db.Rebind(selectEntry + ` WHERE e.log = ? AND e.seq > ? ORDER BY e.seq LIMIT ?`),
 		head: db.Rebind(`SELECT seq, hash FROM audit_heads WHERE log = ?`),
 
-		enqueue: db.Rebind(`INSERT INTO audit_queue (` + parts + `) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`),
+		enqueue: db.Rebind(QueueSQL("")),
 		queued: db.Rebind(`SELECT id, 0 AS seq, at, actor, action, subject, reason, before_state, after_state, origin, origin_of, origin_salt, origin_hash
 			FROM audit_queue WHERE log = ? ORDER BY id LIMIT ?`),
 		unqueue:      `DELETE FROM audit_queue WHERE id IN (?)`,
@@ -146,17 +143,37 @@ func hashOrNull(h Hash) []byte {
 // It locks nothing, so it may come anywhere.
 func (l *Log) Enqueue(ctx context.Context, on sqlx.ExtContext, entries ...Entry) error {
 	for _, e := range entries {
-		e.bind()
-		var salt []byte
-		if e.Origin != "" {
-			salt = e.OriginSalt[:]
-		}
-		if _, err := on.ExecContext(ctx, l.enqueue, l.name, e.At.UnixMilli(), e.Actor, e.Action, e.Subject, e.Reason, e.Before, e.After,
-			e.Origin, e.OriginOf, salt, hashOrNull(e.OriginHash)); err != nil {
+		if _, err := on.ExecContext(ctx, l.enqueue, l.QueueArgs(e)...); err != nil {
 			return fmt.Errorf("audit: queue an entry: %w", err)
 		}
 	}
 	return nil
+}
+
+// QueueSQL is the statement of Enqueue for one entry, with ? for its arguments:
+// for who prepares it, or makes it one with the statement of the act. from is
+// the name of a table or of a common table expression: the entry is written
+// for each of its rows; "" writes it once.
+func QueueSQL(from string) string {
+	statement := `INSERT INTO audit_queue (log, at, actor, action, subject, reason, before_state, after_state, origin, origin_of, origin_salt, origin_hash)
+		SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?`
+	if from != "" {
+		statement += " FROM " + from
+	}
+	return statement
+}
+
+// QueueArgs are the arguments of QueueSQL for an entry of the log.
+func (l *Log) QueueArgs(e Entry) []any {
+	e.bind()
+	var salt []byte
+	if e.Origin != "" {
+		salt = e.OriginSalt[:]
+	}
+	return []any{
+		l.name, e.At.UnixMilli(), e.Actor, e.Action, e.Subject, e.Reason, e.Before, e.After,
+		e.Origin, e.OriginOf, salt, hashOrNull(e.OriginHash),
+	}
 }
 
 // settleAtOnce is how many entries one transaction of Settle chains.

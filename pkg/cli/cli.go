@@ -17,6 +17,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -45,27 +46,48 @@ type program struct {
 	stderr io.Writer
 }
 
-// commands is the whole command line. kong reads flags, variables and help
-// from the tags.
-type commands struct {
-	Logging logging `embed:"" prefix:"log-"`
+// command is a command with what kong is told of it. Its flags, variables and
+// help are in the tags of its struct.
+type command struct {
+	name, help string
+	do         any
+	tags       string
+}
 
-	Up             upCmd             `cmd:"" default:"withargs" help:"Run both services in one process on embedded databases (what a bare call does)."`
-	Authserver     authserverCmd     `cmd:"" help:"Run authn: users, sessions, tokens and keys."`
-	Resourceserver resourceserverCmd `cmd:"" help:"Run inmuebles: the properties API."`
-	VerifyProxy    verifyProxyCmd    `cmd:"" help:"Verify tokens for a reverse proxy: nginx, Traefik, Caddy."`
-	Migrate        migrateCmd        `cmd:"" help:"Bring the databases up to date and exit."`
-	Import         importCmd         `cmd:"" help:"Load inmuebles from a CSV, NDJSON or JSON file."`
-	Export         exportCmd         `cmd:"" help:"Write all inmuebles as CSV, NDJSON, JSON or GeoJSON."`
-	Seed           seedCmd           `cmd:"" help:"Store made-up inmuebles, to try things out."`
-	Inmuebles      inmueblesCmd      `cmd:"" help:"Look after the database of inmuebles."`
-	Users          usersCmd          `cmd:"" help:"Create, list and disable users; set a password."`
-	Clients        clientsCmd        `cmd:"" help:"Register programs that get tokens in their own name."`
-	Audiences      audiencesCmd      `cmd:"" help:"Register whom tokens are for."`
-	Audit          auditCmd          `cmd:"" help:"Export and verify who did what to users, sessions, clients and keys."`
-	Keys           keysCmd           `cmd:"" help:"Look at the signing keys, rotate, revoke, import and export them."`
-	Token          tokenCmd          `cmd:"" help:"Look into an access token."`
-	Version        versionCmd        `cmd:"" help:"Print the version."`
+// commands is the whole command line.
+func commands() []command {
+	return []command{
+		{"up", "Run both services in one process on embedded databases (what a bare call does).", &upCmd{}, `default:"withargs"`},
+		{"authserver", "Run authn: users, sessions, tokens and keys.", &authserverCmd{}, ""},
+		{"resourceserver", "Run inmuebles: the properties API.", &resourceserverCmd{}, ""},
+		{"verify-proxy", "Verify tokens for a reverse proxy: nginx, Traefik, Caddy.", &verifyProxyCmd{}, ""},
+		{"migrate", "Bring the databases up to date and exit.", &migrateCmd{}, ""},
+		{"import", "Load inmuebles from a CSV, NDJSON or JSON file.", &importCmd{}, ""},
+		{"export", "Write all inmuebles as CSV, NDJSON, JSON or GeoJSON.", &exportCmd{}, ""},
+		{"seed", "Store made-up inmuebles, to try things out.", &seedCmd{}, ""},
+		{"inmuebles", "Look after the database of inmuebles.", &inmueblesCmd{}, ""},
+		{"users", "Create, list and disable users; set a password.", &usersCmd{}, ""},
+		{"clients", "Register programs that get tokens in their own name.", &clientsCmd{}, ""},
+		{"audiences", "Register whom tokens are for.", &audiencesCmd{}, ""},
+		{"audit", "Export and verify who did what to users, sessions, clients and keys.", &auditCmd{}, ""},
+		{"keys", "Look at the signing keys, rotate, revoke, import and export them.", &keysCmd{}, ""},
+		{"token", "Look into an access token.", &tokenCmd{}, ""},
+		{"version", "Print the version.", &versionCmd{}, ""},
+	}
+}
+
+// meant are the commands that arguments can mean: the one that they begin
+// with, or all of them. Each costs time at every start, and memory: kong
+// builds a model of it, down to the help of its flags.
+func meant(args []string) []command {
+	all := commands()
+	if len(args) == 0 {
+		return all[:1]
+	}
+	if i := slices.IndexFunc(all, func(c command) bool { return c.name == args[0] }); i >= 0 {
+		return all[i : i+1]
+	}
+	return all
 }
 
 const about = `urbandata: an auth server that signs tokens with rotating keys, and a properties API that verifies them offline.
@@ -89,9 +111,11 @@ func MainAt(now func() time.Time) int {
 }
 
 func run(p *program) int {
-	var c commands
+	var global struct {
+		Logging logging `embed:"" prefix:"log-"`
+	}
 	exited := -1
-	parser, err := kong.New(&c,
+	options := []kong.Option{
 		kong.Name("urbandata"),
 		kong.Description(about),
 		kong.UsageOnError(),
@@ -101,7 +125,11 @@ func run(p *program) int {
 		kong.Vars{"datadir": defaultDataDir, "accountslog": authserver.AuditLog, "keyslog": keys.AuditLog},
 		kong.Bind(p),
 		kong.Resolvers(environment(p.getenv)),
-	)
+	}
+	for _, c := range meant(p.args) {
+		options = append(options, kong.DynamicCommand(c.name, c.help, "", c.do, c.tags))
+	}
+	parser, err := kong.New(&global, options...)
 	if err != nil { // a mistake in the tags above
 		panic(err)
 	}
@@ -113,7 +141,7 @@ func run(p *program) int {
 		fmt.Fprintf(p.stderr, "urbandata: %s\nRun \"urbandata --help\" for what there is.\n", withoutSecrets(err))
 		return exitSetting
 	}
-	err = command.Run(p, &c.Logging)
+	err = command.Run(p, &global.Logging)
 	var wrong *settingError
 	var verdict *verdictError
 	switch {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -216,6 +217,43 @@ func TestGroupOrder(t *testing.T) {
 		}
 		if want := map[bool]string{true: "background closed", false: "closed"}[fail == nil]; strings.Join(order, " ") != want {
 			t.Errorf("order %v, want %s", order, want)
+		}
+	}
+}
+
+// A command line that begins with a command has it alone built; every other
+// one has them all, and finds the same.
+func TestMeant(t *testing.T) {
+	all := commands()
+	for _, tc := range []struct {
+		args []string
+		want []string
+	}{
+		{nil, []string{"up"}},
+		{[]string{"up"}, []string{"up"}},
+		{[]string{"keys", "list"}, []string{"keys"}},
+		{[]string{"--help"}, nil},
+		{[]string{"--log-level", "debug", "version"}, nil},
+		{[]string{"--data-dir", "x"}, nil}, // up's, which is the default
+		{[]string{"nonsense"}, nil},
+	} {
+		var got, want []string
+		for _, c := range meant(tc.args) {
+			got = append(got, c.name)
+		}
+		if want = tc.want; want == nil {
+			for _, c := range all {
+				want = append(want, c.name)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q: %q, want %q", tc.args, got, want)
+		}
+	}
+	for _, c := range all {
+		alone, among := newProgram(t, nil, c.name, "--help"), newProgram(t, nil, "--log-format", "json", c.name, "--help")
+		if a, b := run(alone.program), run(among.program); a != exitOK || b != exitOK || alone.out.String() != among.out.String() {
+			t.Errorf("the help of %s is another when it alone is built", c.name)
 		}
 	}
 }

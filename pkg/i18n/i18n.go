@@ -45,6 +45,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/go-json-experiment/json"
 	"golang.org/x/text/feature/plural"
@@ -62,7 +63,7 @@ var catalogue = func() *Catalogue {
 	if err != nil {
 		panic(err)
 	}
-	c, err := Load(sub)
+	c, err := find(sub)
 	if err != nil { // a test reads the same files
 		panic(err)
 	}
@@ -80,7 +81,8 @@ func Languages() []string { return catalogue.Languages() }
 // Of is the language with this tag of the built-in catalogue, or English.
 func Of(tag string) *Language { return catalogue.Of(tag) }
 
-// Catalogue is a set of languages. It doesn't change once it is loaded.
+// Catalogue is a set of languages. It doesn't change once it is loaded. What
+// the built-in one says in a language is read when it first says something.
 type Catalogue struct {
 	languages []*Language // English first
 	chooser   *Chooser
@@ -90,7 +92,7 @@ type Catalogue struct {
 type Language struct {
 	Tag   string // BCP 47
 	tag   language.Tag
-	texts map[string]translation
+	texts func() (map[string]translation, error) // reads them once; nil: it has none
 }
 
 // translation is a sentence, or one for each plural category.
@@ -139,6 +141,20 @@ func (t *translation) UnmarshalJSON(data []byte) error {
 
 // Load reads the files *.json of a directory, one for each language.
 func Load(fsys fs.FS) (*Catalogue, error) {
+	c, err := find(fsys)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range c.languages[1:] {
+		if _, err := l.texts(); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// find is Load without reading what is in the files.
+func find(fsys fs.FS) (*Catalogue, error) {
 	names, err := fs.Glob(fsys, "*.json")
 	if err != nil {
 		return nil, fmt.Errorf("i18n: %w", err)
@@ -150,13 +166,16 @@ func Load(fsys fs.FS) (*Catalogue, error) {
 		if l.tag, err = language.Parse(l.Tag); err != nil || l.Tag == English {
 			return nil, fmt.Errorf("i18n: %s: the name is not the tag of a language to translate to", name)
 		}
-		text, err := fs.ReadFile(fsys, name)
-		if err != nil {
-			return nil, fmt.Errorf("i18n: %w", err)
-		}
-		if err := json.Unmarshal(text, &l.texts); err != nil {
-			return nil, fmt.Errorf("i18n: %s: %w", name, err)
-		}
+		l.texts = sync.OnceValues(func() (texts map[string]translation, err error) {
+			text, err := fs.ReadFile(fsys, name)
+			if err != nil {
+				return nil, fmt.Errorf("i18n: %w", err)
+			}
+			if err := json.Unmarshal(text, &texts); err != nil {
+				return nil, fmt.Errorf("i18n: %s: %w", name, err)
+			}
+			return texts, nil
+		})
 		c.languages, tags = append(c.languages, l), append(tags, l.Tag)
 	}
 	c.chooser = NewChooser(tags...)
@@ -187,8 +206,14 @@ func (c *Catalogue) Of(tag string) *Language {
 // Say is a text in this language; in English if it has no translation.
 func (l *Language) Say(t Text) string {
 	format, args := t.Parts()
-	if translated, ok := l.texts[format]; ok {
-		format = cmp.Or(translated.form(l.tag, args), format) // empty: not translated yet
+	if l.texts != nil {
+		texts, err := l.texts()
+		if err != nil { // of the built-in catalogue: a test reads the same files
+			panic(err)
+		}
+		if translated, ok := texts[format]; ok {
+			format = cmp.Or(translated.form(l.tag, args), format) // empty: not translated yet
+		}
 	}
 	if args == nil {
 		return format

@@ -262,7 +262,7 @@ func (c *cache) pause(failures int) time.Duration {
 	c.mu.Lock()
 	wait := c.gate.Wait(c.now())
 	c.mu.Unlock()
-	return pace.Again(failures, wait, jitter)
+	return pace.Again(failures, pace.LastRetry, wait, jitter)
 }
 
 // jitter is a [pace.Jitter].
@@ -287,7 +287,7 @@ func (c *cache) refresh(ctx context.Context, f *flight) (ok bool) {
 	}
 	changed := false
 	if err == nil {
-		next := &snapshot{Span: c.options.rules().Span(asked, got.life), set: got.set, etag: got.etag}
+		next := &snapshot{Span: c.options.rules().Span(asked, got.promise), set: got.set, etag: got.etag}
 		changed = old == nil || got.set != nil && got.set.sum != old.set.sum
 		if changed {
 			next.headers = new(headerCache)
@@ -320,7 +320,7 @@ func (c *cache) refresh(ctx context.Context, f *flight) (ok bool) {
 	c.report(f, got, took, changed, err)
 	if err == nil && c.file != nil {
 		held := c.current.Load()
-		if err := c.file.save(held.doc, held.Fetched, got.life); err != nil {
+		if err := c.file.save(held.doc, held.Fetched, held.Stale.Sub(held.Fetched)); err != nil {
 			c.log.Warn("key set not kept on disk", "file", c.file.path, "error", err.Error())
 		}
 	}
@@ -354,8 +354,8 @@ func (c *cache) restore(now time.Time) {
 	}
 	// The bounds are those of this process. No ETag: what comes next is to
 	// come from the issuer as a whole.
-	rules := c.options.rules()
-	next := &snapshot{Span: rules.Span(fetched, min(life, rules.MaxAge)), set: set, file: true, headers: new(headerCache)}
+	span := c.options.rules().Span(fetched, pace.Promise{Said: true, Left: life})
+	next := &snapshot{Span: span, set: set, file: true, headers: new(headerCache)}
 	if !next.usable(now) {
 		c.log.Warn("key set on disk not used", "file", c.file.path, "error", "it is too old", "fetched", fetched)
 		return

@@ -10,11 +10,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/urbandata/urbandata/pkg/verify"
+	"github.com/urbandata/urbandata/pkg/verify/pace"
 	"github.com/urbandata/urbandata/pkg/verify/verifytest"
 )
 
@@ -167,7 +169,8 @@ func TestLifeWithinClamps(t *testing.T) {
 		min, max time.Duration
 	}{
 		{"max-age", maxAge(600), 420 * time.Second, 540 * time.Second},
-		{"less Age", map[string]string{"Cache-Control": "max-age=600", "Age": "500"}, 70 * time.Second, 90 * time.Second},
+		{"less Age", map[string]string{"Cache-Control": "max-age=600", "Age": "500"}, 101 * time.Second, 108 * time.Second},
+		{"older than that", map[string]string{"Cache-Control": "max-age=600", "Age": "6000"}, 7 * time.Second, 14 * time.Second},
 		{"zero", maxAge(0), 10 * time.Second, 14 * time.Second},
 		{"no-store", map[string]string{"Cache-Control": "no-store"}, 10 * time.Second, 14 * time.Second},
 		{"a year", maxAge(365 * 86400), 42 * time.Minute, 54 * time.Minute},
@@ -186,6 +189,67 @@ func TestLifeWithinClamps(t *testing.T) {
 			}
 		})
 	}
+}
+
+// store lets the endpoint answer as a CDN does: with a copy of doc that it
+// keeps for its max-age of 300 s and gives to everybody.
+func (e *endpoint) store(doc func() []byte) {
+	var held []byte
+	var since time.Time
+	e.set(func() (int, map[string]string, string) {
+		age := time.Since(since)
+		if age >= 300*time.Second {
+			held, since, age = doc(), time.Now(), 0
+		}
+		h := maxAge(300)
+		h["Age"] = strconv.Itoa(int(age / time.Second))
+		return 200, h, string(held)
+	})
+}
+
+// Behind a cache a verifier asks once for each copy, when the one before has
+// ended. It drops a revoked key with the copy. It is never late, so that even
+// one that may use no stale set goes on.
+func TestBehindCache(t *testing.T) {
+	var published atomic.Value
+	bubble(t, func(o *verify.Options, e *endpoint) {
+		o.Cache.MaxStale = -1
+		_, _, doc := e.respond()
+		published.Store([]byte(doc))
+		e.slow(time.Second)
+		e.store(func() []byte { return published.Load().([]byte) })
+	}, func(t *testing.T, v *verify.Verifier, e *endpoint, k keyring) {
+		want(t, "Wait", v.Wait(t.Context()), nil)
+		until := func(d time.Duration, done func(verify.Stats) bool) (took time.Duration) {
+			for took < d && !done(v.Stats()) {
+				if s := v.Stats(); s.Stale || !s.Usable {
+					t.Fatalf("after %v: stats %+v", took, s)
+				}
+				time.Sleep(time.Second)
+				took += time.Second
+			}
+			return took
+		}
+		n := e.count()
+		until(4*time.Hour, func(verify.Stats) bool { return false })
+		if got := e.count() - n; got < 46 || got > 48 {
+			t.Errorf("%d fetches in four hours, want one in 300 s", got)
+		}
+		const most = 300*time.Second + verify.DefaultMinAge
+		for range 20 {
+			k.Rotate()
+			published.Store(k.KeySet())
+			if took := until(2*most, func(s verify.Stats) bool { return s.Keys == 2 }); took > most {
+				t.Errorf("a new key was seen after %v", took)
+			}
+			want(t, "new key", verifyOne(t, v, k.token()), nil)
+			k.Revoke()
+			published.Store(k.KeySet())
+			if took := until(2*most, func(s verify.Stats) bool { return s.Keys == 1 }); took > most {
+				t.Errorf("a revoked key was taken for %v", took)
+			}
+		}
+	})
 }
 
 func TestNotModified(t *testing.T) {
@@ -226,11 +290,11 @@ func TestDownAtStartThenUp(t *testing.T) {
 		want(t, "Check", v.Check(), verify.ErrKeySetUnavailable)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if n := e.count(); n < 10 || n > 25 {
-			t.Errorf("%d attempts in the first minute, want 10 to 25", n)
+		if n := e.count(); n < 9 || n > 12 {
+			t.Errorf("%d attempts in the first minute, want 9 to 12", n)
 		}
 		e.set(serve(k.KeySet(), maxAge(300)))
-		time.Sleep(10 * time.Second)
+		time.Sleep(pace.LastRetry)
 		synctest.Wait()
 		want(t, "Check", v.Check(), nil)
 		want(t, "Verify", verifyOne(t, v, k.token()), nil)
@@ -275,10 +339,48 @@ func TestStaleThenFailClosed(t *testing.T) {
 			want(t, "at the end", verifyOne(t, v, k.token()), verify.ErrKeySetUnavailable)
 			want(t, "Check", v.Check(), verify.ErrKeySetUnavailable)
 			e.set(serve(k.KeySet(), maxAge(300)))
-			time.Sleep(10 * time.Second)
-			synctest.Wait()
+			time.Sleep(verify.DefaultEvery) // a token that comes need not wait for pace.LastRetry
 			want(t, "after", verifyOne(t, v, k.token()), nil)
 		})
+}
+
+// An outage within MaxStale: tokens with known kids wait for nothing, attempts
+// get rare, and made-up kids cost their budget instead of adding to them. When
+// it is over, what has changed is known a minute later.
+func TestKeySetOutage(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, v *verify.Verifier, e *endpoint, k keyring) {
+		attempts := func(perSecond func(i int)) int {
+			n := e.count()
+			for i := range 600 {
+				perSecond(i)
+				began := time.Now()
+				want(t, "known", verifyOne(t, v, k.token()), nil)
+				if waited := time.Since(began); waited != 0 {
+					t.Fatalf("a known kid waited %v", waited)
+				}
+				time.Sleep(time.Second)
+			}
+			return e.count() - n
+		}
+		e.set(fail)
+		time.Sleep(10 * time.Minute)
+		if got := attempts(func(int) {}); got < 10 || got > 20 {
+			t.Errorf("%d attempts in ten minutes, want one in 30 to 60 s", got)
+		}
+		got := attempts(func(i int) {
+			want(t, "made up", verifyOne(t, v, k.named(fmt.Sprint("kid-", i))), verify.ErrKeyUnknown)
+		})
+		if most := verify.DefaultBurst + 600/10; got > most {
+			t.Errorf("%d attempts in ten minutes of made-up kids, want %d", got, most)
+		}
+		k.Rotate()
+		e.set(serve(k.KeySet(), maxAge(300)))
+		time.Sleep(pace.LastRetry)
+		synctest.Wait()
+		if s := v.Stats(); s.Keys != 2 || s.Stale {
+			t.Errorf("stats %+v", s)
+		}
+	})
 }
 
 // Whatever is not a usable set leaves the one that is held.

@@ -55,8 +55,10 @@
 //
 //   - The set lives as long as the issuer's max-age (less Age) says, within
 //     clamps. Run fetches the next at 70 to 90 % of that, at random, with
-//     If-None-Match. After a failure it tries again after 0.1 s, doubling up
-//     to 10 s, half of it random.
+//     If-None-Match. An answer that a cache had in store (it has an Age) lives
+//     longer by MinAge, and the next is fetched in that time, when the cache
+//     must have a new one. After a failure Run tries again after 0.1 s,
+//     doubling up to a minute, half of it random.
 //   - A new set replaces the old one as a whole: a key that is gone is gone.
 //     An answer that fails, is too long, can't be read, or has no usable key
 //     replaces nothing. A key that we can't use is skipped (see

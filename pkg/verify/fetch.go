@@ -25,7 +25,6 @@ type fetcher struct {
 	client  *http.Client
 	timeout time.Duration
 	limit   int64
-	ages    pace.Rules
 }
 
 func newFetcher(o Options) *fetcher {
@@ -36,7 +35,7 @@ func newFetcher(o Options) *fetcher {
 	client.CheckRedirect = sameOrigin
 	client.Jar = nil
 	return &fetcher{
-		url: o.JWKSURL, name: o.Name, client: &client, timeout: o.Cache.FetchTimeout, limit: o.Cache.MaxKeySetBytes, ages: o.Cache.rules(),
+		url: o.JWKSURL, name: o.Name, client: &client, timeout: o.Cache.FetchTimeout, limit: o.Cache.MaxKeySetBytes,
 	}
 }
 
@@ -80,12 +79,12 @@ func origin(u *url.URL) string {
 
 // answer is what one fetch brought.
 type answer struct {
-	status int
-	set    *KeySet // nil for 304
-	doc    []byte  // that it was read from
-	etag   string
-	life   time.Duration
-	wait   time.Duration // that the issuer asks for before the next attempt
+	status  int
+	set     *KeySet // nil for 304
+	doc     []byte  // that it was read from
+	etag    string
+	promise pace.Promise
+	wait    time.Duration // that the issuer asks for before the next attempt
 }
 
 // fetch asks for the set, or whether etag still names it; etag may be empty.
@@ -110,7 +109,7 @@ func (f *fetcher) fetch(ctx context.Context, etag string) (answer, error) {
 		return answer{}, wrap(ErrFetch, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	got := answer{status: resp.StatusCode, life: f.life(resp.Header), etag: resp.Header.Get("ETag")}
+	got := answer{status: resp.StatusCode, promise: freshness(resp.Header), etag: resp.Header.Get("ETag")}
 	switch {
 	case resp.StatusCode == http.StatusNotModified && etag != "":
 		got.etag = etag
@@ -134,30 +133,27 @@ func (f *fetcher) fetch(ctx context.Context, etag string) (answer, error) {
 	return got, nil
 }
 
-// life is for how long an answer is fresh, within the clamps.
-func (f *fetcher) life(h http.Header) time.Duration { return f.ages.Life(freshness(h)) }
-
 // freshness reads for how long an answer says it is fresh from now on: max-age
 // less the Age it already has (RFC 9111 §4.2); not at all under no-store or
-// no-cache. ok is false if it does not say. s-maxage is for shared caches, and
-// Expires is left to HTTP/1.0.
-func freshness(h http.Header) (d time.Duration, ok bool) {
-	age := deltaSeconds(strings.TrimSpace(h.Get("Age")))
+// no-cache. s-maxage is for shared caches, and Expires is left to HTTP/1.0.
+func freshness(h http.Header) (p pace.Promise) {
+	stored := strings.TrimSpace(h.Get("Age"))
+	age := deltaSeconds(stored)
 	for rest := strings.Join(h.Values("Cache-Control"), ","); rest != ""; {
 		var name, value string
 		name, value, rest = directive(rest)
 		switch strings.ToLower(name) {
 		case "no-store", "no-cache":
-			return 0, true
+			return pace.Promise{Said: true}
 		case "max-age":
 			// Of two, the shorter: a contradiction keeps no set longer.
 			left := max(0, deltaSeconds(value)-age)
-			if !ok || left < d {
-				d, ok = left, true
+			if !p.Said || left < p.Left {
+				p = pace.Promise{Said: true, Left: left, Copy: age > 0 || stored == "0"}
 			}
 		}
 	}
-	return d, ok
+	return p
 }
 
 // directive cuts the first directive off a Cache-Control value. A quoted

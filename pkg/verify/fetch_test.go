@@ -5,39 +5,49 @@ import (
 	"net/url"
 	"testing"
 	"time"
+
+	"github.com/urbandata/urbandata/pkg/verify/pace"
 )
 
 func TestFreshness(t *testing.T) {
+	said := func(seconds int) pace.Promise {
+		return pace.Promise{Said: true, Left: time.Duration(seconds) * time.Second}
+	}
+	stored := func(seconds int) pace.Promise {
+		return pace.Promise{Said: true, Left: time.Duration(seconds) * time.Second, Copy: true}
+	}
 	for _, tc := range []struct {
 		control []string
 		age     string
-		want    time.Duration
-		ok      bool
+		want    pace.Promise
 	}{
-		{nil, "", 0, false},
-		{[]string{""}, "10", 0, false},
-		{[]string{"public"}, "", 0, false},
-		{[]string{"public, max-age=300"}, "", 300 * time.Second, true},
-		{[]string{"public", "max-age=300"}, "", 300 * time.Second, true},
-		{[]string{"Max-Age = 300"}, "", 300 * time.Second, true},
-		{[]string{`max-age="300"`}, "", 300 * time.Second, true},
-		{[]string{"max-age=300"}, "100", 200 * time.Second, true},
-		{[]string{"max-age=300"}, "1000", 0, true},
-		{[]string{"max-age=300"}, "soon", 300 * time.Second, true},
-		{[]string{"max-age=300, max-age=60"}, "", 60 * time.Second, true},
-		{[]string{"max-age=-1"}, "", 0, true},
-		{[]string{"max-age=1.5"}, "", 0, true},
-		{[]string{"max-age"}, "", 0, true},
-		{[]string{"max-age=99999999999999999999"}, "", maxDelta * time.Second, true},
-		{[]string{"max-age=300, no-store"}, "", 0, true},
-		{[]string{"no-cache, max-age=300"}, "", 0, true},
-		{[]string{"s-maxage=9, x-max-age=8"}, "", 0, false},
-		{[]string{`private="a, max-age=1", max-age=300`}, "", 300 * time.Second, true},
+		{nil, "", pace.Promise{}},
+		{[]string{""}, "10", pace.Promise{}},
+		{[]string{"public"}, "", pace.Promise{}},
+		{[]string{"public, max-age=300"}, "", said(300)},
+		{[]string{"public", "max-age=300"}, "", said(300)},
+		{[]string{"Max-Age = 300"}, "", said(300)},
+		{[]string{`max-age="300"`}, "", said(300)},
+		{[]string{"max-age=300"}, "100", stored(200)},
+		{[]string{"max-age=300"}, " 0 ", stored(300)},
+		{[]string{"max-age=300"}, "1000", stored(0)},
+		{[]string{"max-age=300"}, "soon", said(300)},
+		{[]string{"max-age=300"}, "-1", said(300)},
+		{[]string{"max-age=300, max-age=60"}, "", said(60)},
+		{[]string{"max-age=60, max-age=300"}, "10", stored(50)},
+		{[]string{"max-age=-1"}, "", said(0)},
+		{[]string{"max-age=1.5"}, "", said(0)},
+		{[]string{"max-age"}, "", said(0)},
+		{[]string{"max-age=99999999999999999999"}, "", said(maxDelta)},
+		{[]string{"max-age=300, no-store"}, "10", said(0)},
+		{[]string{"no-cache, max-age=300"}, "", said(0)},
+		{[]string{"s-maxage=9, x-max-age=8"}, "", pace.Promise{}},
+		{[]string{`private="a, max-age=1", max-age=300`}, "", said(300)},
 	} {
 		h := http.Header{"Cache-Control": tc.control}
 		h.Set("Age", tc.age)
-		if got, ok := freshness(h); got != tc.want || ok != tc.ok {
-			t.Errorf("%q, Age %q: %v, %v; want %v, %v", tc.control, tc.age, got, ok, tc.want, tc.ok)
+		if got := freshness(h); got != tc.want {
+			t.Errorf("%q, Age %q: %+v, want %+v", tc.control, tc.age, got, tc.want)
 		}
 	}
 }

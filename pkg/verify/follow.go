@@ -28,6 +28,10 @@ const (
 	// third of it random.
 	pollEvery = time.Second
 
+	// lastList is the longest wait for the list of an issuer that can't be
+	// reached. It is short: tokens are refused while nothing is heard.
+	lastList = 10 * time.Second
+
 	// A stream that fails is tried again after firstStream, doubling up to
 	// lastStream, and at once when the issuer is back after an outage.
 	firstStream = time.Second
@@ -196,7 +200,7 @@ func (f *follower) attempt(ctx context.Context, p *pursuit) time.Duration {
 	case err != nil:
 		f.lost(err)
 		p.failures++
-		return pace.Again(p.failures, 0, jitter)
+		return pace.Again(p.failures, lastList, 0, jitter)
 	case p.failures > 0, p.noStream == 0: // it is back, or there was a gap, or this was the first
 		p.failures, p.streamAt = 0, time.Time{}
 		return soon

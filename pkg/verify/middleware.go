@@ -99,7 +99,8 @@ func (v *Verifier) require(check func(*token.Claims) error) func(http.Handler) h
 	}
 }
 
-// retryAfter is in seconds: the key set is fetched again within pace.LastRetry.
+// retryAfter is in seconds: DefaultEvery, after which a token that comes may ask
+// for the key set again.
 const retryAfter = "10"
 
 // refuse answers with problem details.

@@ -112,6 +112,7 @@ type Options struct {
 type CacheOptions struct {
 	// A set lives as long as the answer's max-age less its Age, but at least
 	// MinAge and at most MaxAge, and DefaultAge if the answer does not say.
+	// One that a cache had in store lives longer by MinAge: see package pace.
 	// MaxAge bounds for how long a revoked key is taken while the issuer can
 	// be reached.
 	MinAge, MaxAge, DefaultAge time.Duration

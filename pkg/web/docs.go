@@ -13,6 +13,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/swaggest/swgui/v5/static"
 )
@@ -29,31 +30,33 @@ const docsPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img
 	"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 // RegisterDocs serves the OpenAPI document at /openapi.json and Swagger UI at
-// /docs, all from the binary. Call it after the last route is registered: the
-// document is rendered once, and all routes must say who may use them, else it
-// returns [ErrUndeclared].
+// /docs, all from the binary. Call it after the last route is registered: all
+// must say who may use them, else it returns [ErrUndeclared]. Each is made
+// when it is first asked for: most processes never are, and rendering the
+// document would be among the dearest parts of a start.
 func (a *API) RegisterDocs() error {
-	document, err := json.Marshal(a.Huma.OpenAPI())
-	if err != nil {
-		return fmt.Errorf("web: render the OpenAPI document: %w", err)
-	}
-	get := func(path string, asset Asset) {
-		a.Public(http.MethodGet, path, asset)
-	}
-	get("/openapi.json", NewAsset(document, "application/json", map[string]string{
-		"Cache-Control": "no-cache", "Access-Control-Allow-Origin": "*",
+	a.Public(http.MethodGet, "/openapi.json", onDemand(func() http.Handler {
+		document, err := json.Marshal(a.Huma.OpenAPI())
+		if err != nil { // the tests of each service read it
+			panic(fmt.Errorf("web: render the OpenAPI document: %w", err))
+		}
+		return NewAsset(document, "application/json", map[string]string{
+			"Cache-Control": "no-cache", "Access-Control-Allow-Origin": "*",
+		})
 	}))
 	page := map[string]string{"Cache-Control": "no-cache", "Content-Security-Policy": docsPolicy}
-	get("/docs", NewAsset(docsPage, "text/html; charset=utf-8", page))
-	get("/docs/init.js", NewAsset(docsScript, "text/javascript; charset=utf-8", page))
+	a.Public(http.MethodGet, "/docs", NewAsset(docsPage, "text/html; charset=utf-8", page))
+	a.Public(http.MethodGet, "/docs/init.js", NewAsset(docsScript, "text/javascript; charset=utf-8", page))
 	for _, name := range []string{"swagger-ui-bundle.js.gz", "swagger-ui.css.gz"} {
-		asset, err := compressedAsset(name)
-		if err != nil {
-			return err
-		}
-		a.Public(http.MethodGet, "/docs/"+strings.TrimSuffix(name, ".gz"), asset)
+		a.Public(http.MethodGet, "/docs/"+strings.TrimSuffix(name, ".gz"), onDemand(func() http.Handler { return compressedAsset(name) }))
 	}
 	return a.checkRoutes()
+}
+
+// onDemand is a handler that is made by the first request for it.
+func onDemand(build func() http.Handler) http.Handler {
+	handler := sync.OnceValue(build)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler().ServeHTTP(w, r) })
 }
 
 // Asset is an answer made once: bytes, a strong ETag, headers. It answers a
@@ -107,10 +110,10 @@ func MatchesETag(ifNoneMatch []string, etag string) bool {
 
 // compressedAsset serves a file of Swagger UI as the library carries it,
 // gzipped, to whoever takes that, else unpacked.
-func compressedAsset(name string) (http.Handler, error) {
+func compressedAsset(name string) http.Handler {
 	packed, err := static.FS.ReadFile(name)
-	if err != nil {
-		return nil, fmt.Errorf("web: Swagger UI lacks %s: %w", name, err)
+	if err != nil { // a test asks for each
+		panic(fmt.Errorf("web: Swagger UI lacks %s: %w", name, err))
 	}
 	contentType := "text/javascript; charset=utf-8"
 	if path.Ext(strings.TrimSuffix(name, ".gz")) == ".css" {
@@ -131,5 +134,5 @@ func compressedAsset(name string) (http.Handler, error) {
 		w.Header().Set("Content-Type", contentType)
 		w.Header().Set("Vary", "Accept-Encoding")
 		_, _ = io.Copy(w, z) //nolint:gosec // not a bomb: a file of the library, 1.4 MB unpacked
-	}), nil
+	})
 }

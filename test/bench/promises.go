@@ -51,9 +51,9 @@ var promises = func() []promise {
 		{"revocations, 304", "authserver", "BenchmarkRevocationList/304", "x/jwks", 1.05, false, noise},
 		{"login", "authserver", "BenchmarkLogin", "x/argon2id", 1.05, false, noise},
 		{"refresh, in process", "authserver", "BenchmarkGrants/refresh/handler", "x/insert+sign", 2, false, noise},
-		{"refresh over HTTP", "authserver", "BenchmarkGrants/refresh/loopback", "x/insert+sign", 2, false, noise},
+		{"refresh over HTTP", "authserver", "BenchmarkGrants/refresh/loopback", "x/HTTP-insert+sign", 2, false, noise},
 		{"client_credentials, in process", "authserver", "BenchmarkGrants/client_credentials/handler", "x/insert+sign", 2, false, noise},
-		{"client_credentials over HTTP", "authserver", "BenchmarkGrants/client_credentials/loopback", "x/insert+sign", 2, false, noise},
+		{"client_credentials over HTTP", "authserver", "BenchmarkGrants/client_credentials/loopback", "x/HTTP-insert+sign", 2, false, noise},
 
 		{"load, SQLite", "resourceserver", "BenchmarkLoad/SQLite", "x/floor", 0.85, true, noise},
 		{"load, MongoDB", "resourceserver", "BenchmarkLoad/MongoDB", "x/floor", 0.85, true, noise},

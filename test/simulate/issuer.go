@@ -135,7 +135,8 @@ const (
 type answer struct {
 	ok      bool
 	version int
-	age     time.Duration // that the answer has already
+	stored  bool          // an edge had it in store
+	age     time.Duration // for so long, in whole seconds
 }
 
 // fetch is one request at the origin.
@@ -166,7 +167,7 @@ func (e *edge) fetch(got func(answer)) {
 	e.after(nearBy, func() {
 		if e.held.ok && e.now.Before(e.fetched.Add(e.policy.JWKSMaxAge)) {
 			a := e.held
-			a.age = e.now.Sub(e.fetched)
+			a.stored, a.age = true, e.now.Sub(e.fetched).Truncate(time.Second)
 			got(a)
 			return
 		}

@@ -44,7 +44,7 @@ func main() {
 func simulate(out io.Writer, verifiers, edges int, seed uint64, plots string) error {
 	fmt.Fprintf(out, "%d verifiers, %d edges, seed %d\n\n", verifiers, edges, seed)
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "origin/s mean\tmost\tedges/s most\ton demand\trefused, good\t50 % refuse\t99 %\t100 %\t ")
+	fmt.Fprintln(table, "origin/s mean\tmost\tedges/s most\teach asks an hour\ton demand\trefused, good\t50 % refuse\t99 %\t100 %\t ")
 	all := scenarios(edges)
 	results := make([]*result, len(all))
 	group := new(errgroup.Group)
@@ -60,12 +60,14 @@ func simulate(out io.Writer, verifiers, edges int, seed uint64, plots string) er
 	}
 	for _, r := range results {
 		most, mean := r.origin.most(settled, r.length)
-		atEdges := "–"
+		atEdges, asked := "–", mean
 		if r.edges > 0 {
-			n, _ := r.edge.most(settled, r.length)
+			var n int
+			n, asked = r.edge.most(settled, r.length)
 			atEdges = fmt.Sprint(n)
 		}
-		fmt.Fprintf(table, "%.1f\t%d\t%s\t%d\t%d\t%s\t%s\t%s\t  %s\n", mean, most, atEdges, r.onDemand, r.rejected,
+		fmt.Fprintf(table, "%.1f\t%d\t%s\t%.1f\t%d\t%d\t%s\t%s\t%s\t  %s\n", mean, most, atEdges,
+			asked*3600/float64(verifiers), r.onDemand, r.rejected,
 			r.by(0.5, verifiers), r.by(0.99, verifiers), r.by(1, verifiers), r.name)
 	}
 	if err := table.Flush(); err != nil {

@@ -22,7 +22,7 @@ func plotAll(dir string, results []*result, verifiers int) error {
 		if r.rotate > 0 {
 			rotations = append(rotations, line{r.name, r.perSecond()})
 		}
-		if r.away > 0 {
+		if r.away > 0 && r.again == 0 {
 			outages = append(outages, line{r.name, r.perSecond()})
 		}
 		if r.revoke > 0 && r.again == 0 {

@@ -43,6 +43,7 @@ func scenarios(edges int) []scenario {
 		{name: "revocation, no CDN, no jitter, the same outage", revoke: emergency, away: emergency + 2*time.Minute, back: emergency + 12*time.Minute, together: true, still: true, length: length},
 		{name: "two revocations, 1 min apart", revoke: emergency, again: emergency + time.Minute, edges: edges, length: length},
 		{name: "two revocations, 1 min apart, no CDN", revoke: emergency, again: emergency + time.Minute, length: length},
+		{name: "two revocations, 1 min apart, no CDN, an outage with the second", revoke: emergency, again: emergency + time.Minute, away: emergency + time.Minute + time.Second, back: emergency + 11*time.Minute, length: length},
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/urbandata/urbandata/pkg/verify"
+	"github.com/urbandata/urbandata/pkg/verify/pace"
 )
 
 const fleetSize, edgeCount = 500, 10
@@ -48,10 +49,10 @@ func TestScenarios(t *testing.T) {
 		}
 		last, ok := r.after(1, fleetSize)
 		// Directly: a set's life. Behind a CDN: what is left of the edge's, and
-		// at its end MinAge once more. In an outage: its end, and the last wait.
+		// MinAge. In an outage: its end, and the last wait.
 		bound := 300*time.Second + verify.DefaultMinAge
 		if r.away > 0 {
-			bound = r.back - r.revoke + 11*time.Second
+			bound = r.back - r.revoke + pace.LastRetry + time.Second
 		}
 		if r.revoke > 0 && (!ok || last > bound) {
 			t.Errorf("%s: the last refused after %v, want %v", name, last, bound)
@@ -59,6 +60,15 @@ func TestScenarios(t *testing.T) {
 	}
 	if a, b := most("rotation, no CDN, all start together"), most("rotation, no CDN, all start together, no jitter"); a*3 > b {
 		t.Errorf("jitter: %d a second at the most, %d without", a, b)
+	}
+	// A verifier asks a CDN no more often than it would ask the origin.
+	if cdn, direct := sum(by["rotation"].edge.count), sum(by["rotation, no CDN"].origin.count); cdn > direct {
+		t.Errorf("%d requests at the edges, %d without a CDN", cdn, direct)
+	}
+	// When an outage has lasted for a while, each asks once in 45 s.
+	r := by["revocation, no CDN, the same outage"]
+	if _, mean := r.origin.most(r.back-5*time.Minute, r.back); mean > fleetSize/40.0 {
+		t.Errorf("%.1f attempts a second in an outage", mean)
 	}
 	if by["two revocations, 1 min apart, no CDN"].onDemand == 0 {
 		t.Error("a key that nobody has seen was asked for by nobody")

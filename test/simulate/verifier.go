@@ -67,7 +67,7 @@ func (v *verifier) landed(asked time.Time, a answer) {
 	if a.ok {
 		changed := a.version != v.version
 		v.version, v.failures = a.version, 0
-		v.span = rules.Span(asked, rules.Life(v.issuer.policy.JWKSMaxAge-a.age, true))
+		v.span = rules.Span(asked, pace.Promise{Said: true, Left: v.issuer.policy.JWKSMaxAge - a.age, Copy: a.stored})
 		v.gate.Answered(v.now, changed, 0)
 		if v.mine != "" && !v.has(v.mine) {
 			v.gate.Missed(v.mine, v.now)
@@ -77,7 +77,7 @@ func (v *verifier) landed(asked time.Time, a answer) {
 	} else {
 		v.failures++
 		v.gate.Answered(v.now, false, 0)
-		wait = pace.Again(v.failures, v.gate.Wait(v.now), v.jitter)
+		wait = pace.Again(v.failures, pace.LastRetry, v.gate.Wait(v.now), v.jitter)
 	}
 	for _, kid := range v.waiting {
 		if !v.has(kid) {

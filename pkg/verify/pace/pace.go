@@ -6,9 +6,15 @@
 //	          answer                    Stale              Expires
 //	asked ──────────────▶ fresh ─────────┬──── stale ────────┬──── refused
 //	  ▲                     │            │  (used if no      │
-//	  └── Ahead: 70–90 % ───┘            │   better is had)  │
-//	  └── Again: 0.1 s, 0.2 s, … 10 s after failures ────────┘
+//	  ├── Ahead: see Span ──┘            │   better is had)  │
+//	  ├── Again: 0.1 s, 0.2 s, … 60 s after failures ────────┘
 //	  └── Gate: at once for a kid that the set doesn't have, within a budget
+//
+// Again and Gate don't add up: each fetch, whoever wanted it, starts the wait
+// anew. So a verifier asks an issuer that is down once in 45 s on average, or
+// as often as the budget allows while tokens with unknown kids come, and while
+// no set may be used any more: then a service that is asked is back within the
+// budget's ten seconds, not Again's minute.
 package pace
 
 import (
@@ -20,8 +26,11 @@ const (
 	// FirstRetry is the wait after a failed fetch. It doubles with each, up to
 	// LastRetry; half of it is random.
 	FirstRetry = 100 * time.Millisecond
-	// LastRetry is the longest wait.
-	LastRetry = 10 * time.Second
+	// LastRetry is the longest wait. Nothing is lost by it while the set held
+	// may be used, but that a revoked key is taken for so long after an
+	// outage; and an issuer that comes back is not held down by all who wait
+	// for it.
+	LastRetry = time.Minute
 
 	// MaxPatience is the longest that an issuer can make a verifier wait
 	// after a failure. It is far less than a set may be stale, so no wrong
@@ -43,20 +52,37 @@ type Rules struct {
 	MinAge, MaxAge, DefaultAge, MaxStale time.Duration
 }
 
-// Life is for how long an answer is fresh that promises d; said is false if it
-// promises nothing.
-func (r Rules) Life(d time.Duration, said bool) time.Duration {
-	if !said {
-		return r.DefaultAge
-	}
-	return min(max(d, r.MinAge), r.MaxAge)
+// Promise is what an answer says of its own life (RFC 9111 §4.2).
+type Promise struct {
+	Said bool          // it says anything; else what follows is empty
+	Left time.Duration // for how long it is fresh from now on: max-age less Age
+	Copy bool          // a cache has it in store (Age, §5.1), and will give no other for so long
 }
 
-// Span is the use of a set that was asked for at a moment and is fresh for
-// life. It runs from the question, not from the answer: a set may be replaced
-// while it is on its way.
-func (r Rules) Span(asked time.Time, life time.Duration) Span {
-	return Span{Fetched: asked, Stale: asked.Add(life), Expires: asked.Add(life + r.MaxStale)}
+// Span is the use of a set that was asked for at a moment and came with a
+// promise. It runs from the question, not from the answer: a set may be
+// replaced while it is on its way.
+//
+// An issuer is asked again at 70 to 90 % of the set's life, ahead of its end.
+// A cache would give the same copy once more, with a life that is shorter, and
+// so again and again. It is asked when the copy has ended: a tenth of MinAge
+// after, because Age counts in whole seconds, and up to half of it, so that
+// those who hold the same copy don't come at once. For that such a copy lives
+// longer by MinAge, as one that has no life left does in any case.
+func (r Rules) Span(asked time.Time, p Promise) Span {
+	life := r.DefaultAge
+	if p.Said {
+		life = min(max(p.Left, r.MinAge), r.MaxAge)
+	}
+	first, spread := life*7/10, life/5
+	if p.Copy && p.Left+r.MinAge <= r.MaxAge {
+		life = p.Left + r.MinAge
+		first, spread = max(p.Left+r.MinAge/10, r.MinAge/2), r.MinAge*4/10
+	}
+	return Span{
+		Fetched: asked, Stale: asked.Add(life), Expires: asked.Add(life + r.MaxStale),
+		first: first, spread: spread,
+	}
 }
 
 // Span is for how long a set may be used.
@@ -64,6 +90,8 @@ type Span struct {
 	Fetched time.Time // when the issuer last said that this is the set
 	Stale   time.Time // from here on it should have been replaced
 	Expires time.Time // from here on it must not be used; zero: never
+
+	first, spread time.Duration // see Ahead
 }
 
 // Usable reports whether the set may be used at a moment.
@@ -75,19 +103,17 @@ func (s Span) Late(now time.Time) bool { return !s.Expires.IsZero() && !now.Befo
 // Jitter is a random duration in [0, d].
 type Jitter func(d time.Duration) time.Duration
 
-// Ahead is how long to wait after a good answer: between 70 and 90 % of the
-// set's life, ahead of its end and not in step with other verifiers.
-func (s Span) Ahead(jitter Jitter) time.Duration {
-	life := s.Stale.Sub(s.Fetched)
-	return life*7/10 + jitter(life/5)
-}
+// Ahead is how long to wait after a good answer before the next is asked for:
+// at random, not in step with other verifiers.
+func (s Span) Ahead(jitter Jitter) time.Duration { return s.first + jitter(s.spread) }
 
-// Again is how long to wait after so many failures in a row, of an issuer that
-// wants to be left alone for wait.
-func Again(failures int, wait time.Duration, jitter Jitter) time.Duration {
-	d := LastRetry
-	if n := failures - 1; n < 7 {
-		d = min(FirstRetry<<n, LastRetry)
+// Again is how long to wait after so many failures in a row: twice as long
+// after each, up to most, and half of it at random. An issuer that wants to be
+// left alone for wait is.
+func Again(failures int, most, wait time.Duration, jitter Jitter) time.Duration {
+	d := most
+	if n := failures - 1; n < 16 {
+		d = min(FirstRetry<<n, most)
 	}
 	return max(d/2+jitter(d/2), wait+jitter(wait/10))
 }
