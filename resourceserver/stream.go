@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -35,9 +34,8 @@ func (s *Server) findInTime(ctx context.Context, q Query) (Page, error) {
 }
 
 const (
-	// streamPiece is how much is written at a time, and streamTimeout how long
-	// a reader may take for it: one that takes a byte a second is cut off soon.
-	streamPiece   = 64 << 10
+	// streamTimeout is how long a reader may take for a piece of a list, of 64
+	// KiB at most (pkg/web sees to that): one that stands still is cut off soon.
 	streamTimeout = 15 * time.Second
 
 	// How many lists may be streamed. Each holds a page in memory for as long
@@ -93,12 +91,10 @@ func (s *Server) stream(ctx context.Context, l *listing, f *Format) (func(huma.C
 			if !page.More {
 				buf = f.End(buf)
 			}
-			for piece := range slices.Chunk(buf, streamPiece) {
-				_ = control.SetWriteDeadline(time.Now().Add(streamTimeout)) // a recorder in a test has none
-				if _, err := w.Write(piece); err != nil {
-					web.NoteCause(reading, err)
-					panic(http.ErrAbortHandler)
-				}
+			_ = control.SetWriteDeadline(time.Now().Add(streamTimeout)) // a recorder in a test has none
+			if _, err := w.Write(buf); err != nil {
+				web.NoteCause(reading, err)
+				panic(http.ErrAbortHandler)
 			}
 			if !page.More {
 				return

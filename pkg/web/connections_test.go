@@ -198,7 +198,7 @@ func TestSlowClients(t *testing.T) {
 				got = append(got, one...)
 				time.Sleep(time.Second)
 			}
-		}, writeTimeout, "HTTP/1.1 200 "},
+		}, pieceTimeout, "HTTP/1.1 200 "},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -209,7 +209,10 @@ func TestSlowClients(t *testing.T) {
 					}
 				}
 				huma.Register(a.Huma, huma.Operation{OperationID: "things", Method: http.MethodPost, Path: "/things"},
-					func(context.Context, *thing) (*struct{}, error) { t.Error("it came to the handler"); return &struct{}{}, nil })
+					func(context.Context, *thing) (*struct{}, error) {
+						t.Error("it came to the handler")
+						return &struct{}{}, nil
+					})
 				a.Router.Path("/much").HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 					if _, err := w.Write(make([]byte, answer)); err == nil {
 						t.Error("it was all read")

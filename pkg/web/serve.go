@@ -21,7 +21,9 @@ import (
 const (
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 30 * time.Second
-	writeTimeout      = 60 * time.Second
+	writeTimeout      = 60 * time.Second // but for one long write
+	writePiece        = 64 << 10         // each of which has
+	pieceTimeout      = 15 * time.Second
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 16 << 10
 )
