@@ -53,7 +53,7 @@ func TestOpenBehind(t *testing.T) {
 			time.Sleep(time.Hour)
 			now.Add(-1)
 			return nil
-		}, 10_000, time.Second)
+		}, 100_000, time.Second)
 		if !errors.Is(out.err("open"), errBehind) {
 			t.Errorf("got %v, want %v", out.first, errBehind)
 		}

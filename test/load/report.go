@@ -54,7 +54,6 @@ var promised = []struct {
 	{"list", "list", "× the floor's CPU", 1.10, false, cpu},
 	{"filter", "filter", "× the floor's CPU", 1.15, false, cpu},
 	{"post", "post", "× the floor's CPU", 1.30, false, cpu},
-	{"import", "import, of the floor's rate", "× the floor", 0.85, true, rate},
 }
 
 func rate(r *result) float64 { return r.Ours.PerSecond / r.Floor.PerSecond }
