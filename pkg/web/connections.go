@@ -32,7 +32,7 @@ func mostConnections() int {
 	if n := fileLimit(); n > 0 {
 		most = min(most, max(n/2, n-reservedFiles))
 	}
-	return int(max(most, 16)) //nolint:gosec // a 32-bit machine has no such memory
+	return int(max(most, 16))
 }
 
 // MemoryLimit is what this process may use, in bytes: the least of what the

@@ -56,7 +56,7 @@ func ask(conn net.Conn) error {
 		return err
 	}
 	_, err = io.Copy(io.Discard, res.Body)
-	return err
+	return errors.Join(err, res.Body.Close())
 }
 
 // Those who say nothing never keep anybody out, and nobody is cut off who is
@@ -108,8 +108,11 @@ func TestConnectionsAreBounded(t *testing.T) {
 		}
 		close(release)
 		res, err := http.ReadResponse(bufio.NewReader(working), nil)
-		if err != nil || res.StatusCode != 200 {
-			t.Errorf("a request that was being answered was cut off: %v", err)
+		if err != nil {
+			t.Fatalf("a request that was being answered was cut off: %v", err)
+		}
+		if err := res.Body.Close(); err != nil || res.StatusCode != 200 {
+			t.Errorf("it was answered %d, %v", res.StatusCode, err)
 		}
 		for range 1000 { // also a crowd leaves no trace
 			_ = s.dial().Close()

@@ -11,5 +11,5 @@ func fileLimit() int64 {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return 0
 	}
-	return int64(min(uint64(limit.Cur), 1<<31)) //nolint:gosec,unconvert // some systems have it signed
+	return int64(min(uint64(limit.Cur), 1<<31))
 }

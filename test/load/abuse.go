@@ -194,5 +194,5 @@ func mostFiles() int {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return 0
 	}
-	return int(min(uint64(limit.Cur), 1<<20)) - files(os.Getpid()) - 100 //nolint:gosec,unconvert // some systems have it signed
+	return int(min(uint64(limit.Cur), 1<<20)) - files(os.Getpid()) - 100
 }
