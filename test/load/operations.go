@@ -177,14 +177,16 @@ func member(answer []byte, name string) (string, error) {
 }
 
 // refresh takes a session to its next token.
-func (c *clients) refresh(ctx context.Context, _ int) error {
+func (c *clients) refresh(ctx context.Context, _ int) error { return c.refreshAt(ctx, c.authn.url) }
+
+func (c *clients) refreshAt(ctx context.Context, authn string) error {
 	var token string
 	select { // one is used by one client at a time
 	case token = <-c.sessions:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	answer, err := c.send(ctx, http.MethodPost, c.authn.url+"/authn/token/refresh", "", []byte(`{"refresh":"`+token+`"}`), jsonType, http.StatusOK)
+	answer, err := c.send(ctx, http.MethodPost, authn+"/authn/token/refresh", "", []byte(`{"refresh":"`+token+`"}`), jsonType, http.StatusOK)
 	if err != nil {
 		return err
 	}
