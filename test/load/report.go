@@ -215,7 +215,7 @@ func (r *report) write(out io.Writer, folder, page string) error {
 		return fmt.Errorf("write the figures: %w", err)
 	}
 	if len(r.Operations) > 0 {
-		if err := r.plot(folder); err != nil {
+		if err := r.plot(plots(folder, page)); err != nil {
 			return err
 		}
 	}
@@ -223,6 +223,14 @@ func (r *report) write(out io.Writer, folder, page string) error {
 		return nil
 	}
 	return fillPage(page, parts)
+}
+
+// plots is the folder for plots: the page's own, if there is a page.
+func plots(folder, page string) string {
+	if page == "" {
+		return folder
+	}
+	return strings.TrimSuffix(page, filepath.Ext(page))
 }
 
 // fillPage replaces parts of a page.
