@@ -133,7 +133,7 @@ func digits(v float64) string {
 // costs is the closed model's table.
 func (r *report) costs() string {
 	var t table
-	t.row("", "a second", "× the floor", "CPU ms", "× the floor", "database's CPU ms", "× the floor", "allocations", "KB", "memory MB")
+	t.row("", "a second", "× the floor", "CPU ms", "× the floor", "database's CPU ms", "× the floor", "its log KB", "allocations", "KB", "memory MB")
 	for _, o := range r.Operations {
 		name := o.Name
 		if o.Rows > 0 {
@@ -141,7 +141,7 @@ func (r *report) costs() string {
 		}
 		ours, floor := &o.Ours, &o.Floor
 		t.row(name, digits(ours.PerSecond), digits(ours.PerSecond/floor.PerSecond), digits(ours.CPU), digits(ours.CPU/floor.CPU),
-			digits(ours.DatabaseCPU), ratio(ours.DatabaseCPU, floor.DatabaseCPU), digits(ours.Allocations), digits(ours.Allocated/1000), digits(ours.Memory))
+			digits(ours.DatabaseCPU), ratio(ours.DatabaseCPU, floor.DatabaseCPU), digits(ours.Written/1000), digits(ours.Allocations), digits(ours.Allocated/1000), digits(ours.Memory))
 	}
 	return t.String()
 }

@@ -16,7 +16,6 @@ import (
 	"sync"
 	"time"
 
-	"go.mongodb.org/mongo-driver/bson"
 	"golang.org/x/sync/errgroup"
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -222,13 +221,9 @@ func (c *clients) watch(ctx context.Context, ended <-chan struct{}, every time.D
 			return nil, fmt.Errorf("count PostgreSQL's connections: %w", err)
 		}
 		note("PostgreSQL, connections", "", n)
-		var status struct {
-			Connections struct {
-				Current float64 `bson:"current"`
-			} `bson:"connections"`
-		}
-		if err := c.mongo.RunCommand(ctx, bson.D{{Key: "serverStatus", Value: 1}}).Decode(&status); err != nil {
-			return nil, fmt.Errorf("count MongoDB's connections: %w", err)
+		status, err := c.mongoStatus(ctx)
+		if err != nil {
+			return nil, err
 		}
 		note("MongoDB, connections", "", status.Connections.Current)
 		select {
