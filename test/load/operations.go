@@ -308,20 +308,27 @@ func (c *clients) importFile(ctx context.Context, bearer string, _ int) error {
 	if err != nil {
 		return err
 	}
-	r, err = http.NewRequestWithContext(ctx, http.MethodGet, c.inmuebles.url+"/inmuebles/imports/"+id, nil)
-	if err != nil {
-		return err
+	for { // the events end with the job, or with the token
+		r, err = http.NewRequestWithContext(ctx, http.MethodGet, c.inmuebles.url+"/inmuebles/imports/"+id, nil)
+		if err != nil {
+			return err
+		}
+		bearer, _ = c.seen.Load().(string)
+		r.Header.Set("Authorization", bearer)
+		r.Header.Set("Accept", "text/event-stream")
+		events, err := c.do(r, http.StatusOK)
+		if err != nil {
+			return err
+		}
+		last := events[max(0, bytes.LastIndex(events, []byte("data: "))):]
+		if bytes.Contains(last, []byte(`"finished_at":null`)) {
+			continue
+		}
+		if !bytes.Contains(last, fmt.Appendf(nil, `"stored":%d,`, importRows)) {
+			return fmt.Errorf("the import ended otherwise: %.500s", last)
+		}
+		return nil
 	}
-	r.Header.Set("Authorization", bearer)
-	r.Header.Set("Accept", "text/event-stream") // ends with the job
-	events, err := c.do(r, http.StatusOK)
-	if err != nil {
-		return err
-	}
-	if !bytes.Contains(events, fmt.Appendf(nil, `"stored":%d,`, importRows)) {
-		return fmt.Errorf("the import ended otherwise: %.500s", events[max(0, len(events)-500):])
-	}
-	return nil
 }
 
 // operations are all that is measured, those last that leave documents behind.
