@@ -131,7 +131,12 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (*User, error) {
 		return nil, err
 	}
 	row.EmailVerifiedAt = &row.CreatedAt
-	return a.create(ctx, row, n.Password, nil)
+	turn, err := a.hasher.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer turn.end()
+	return a.create(ctx, turn, row, n.Password, nil)
 }
 
 // register stores a user who came by HTTP. The errors are those of
@@ -141,6 +146,11 @@ func (a *Accounts) register(ctx context.Context, n NewUser) (*User, error) {
 	if err != nil {
 		return nil, err
 	}
+	turn, err := a.hasher.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer turn.end()
 	if err := a.limit.register(ctx); err != nil {
 		return nil, err
 	}
@@ -149,7 +159,7 @@ func (a *Accounts) register(ctx context.Context, n NewUser) (*User, error) {
 		welcome = a.mail(mailVerify, row, "", "")
 	}
 	defer a.outbox.call()
-	return a.create(ctx, row, n.Password, welcome)
+	return a.create(ctx, turn, row, n.Password, welcome)
 }
 
 // registerSilently stores a user whose address has to be verified. One that is
@@ -160,10 +170,15 @@ func (a *Accounts) registerSilently(ctx context.Context, n NewUser) error {
 	if err != nil {
 		return err
 	}
+	turn, err := a.hasher.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer turn.end()
 	if err := a.limit.register(ctx); err != nil {
 		return err
 	}
-	if row.PasswordHash, err = a.hasher.hash(ctx, n.Password); err != nil {
+	if row.PasswordHash, err = turn.hash(ctx, n.Password); err != nil {
 		return err
 	}
 	defer a.outbox.call()
@@ -214,8 +229,8 @@ func (a *Accounts) newUser(n NewUser) (*userRow, error) {
 }
 
 // create hashes the password and stores a user, with mail if there is some.
-func (a *Accounts) create(ctx context.Context, row *userRow, password string, welcome *outboxRow) (*User, error) {
-	// Ask before hashing: a taken address shouldn't cost 30 ms of a core. The
+func (a *Accounts) create(ctx context.Context, turn *turn, row *userRow, password string, welcome *outboxRow) (*User, error) {
+	// Ask before hashing: a taken address shouldn't cost 20 ms of a core. The
 	// unique column decides when two ask at once.
 	if _, err := a.store.findUser(ctx, row.EmailKey); err == nil {
 		a.refusals.count(ctx, actRegisterRefused, "email_taken", row.EmailKey)
@@ -224,7 +239,7 @@ func (a *Accounts) create(ctx context.Context, row *userRow, password string, we
 		return nil, err
 	}
 	var err error
-	if row.PasswordHash, err = a.hasher.hash(ctx, password); err != nil {
+	if row.PasswordHash, err = turn.hash(ctx, password); err != nil {
 		return nil, err
 	}
 	if err := a.store.insertUser(ctx, row, welcome); err != nil {
@@ -316,13 +331,13 @@ type grant struct {
 // nobody has, what the next user has is computed (after the last comes the
 // first): each address has one cost, and unknown ones have the same costs, as
 // often, as known ones.
-func (a *Accounts) authenticate(ctx context.Context, email, password, code string, from peer) (*login, error) {
+func (a *Accounts) authenticate(ctx context.Context, turn *turn, email, password, code string, from peer) (*login, error) {
 	key := foldEmail(email)
 	user, attempt, err := a.limit.try(ctx, key, from)
 	if err != nil {
 		return nil, err
 	}
-	ok, outdated, err := a.hasher.verify(ctx, user.PasswordHash, password)
+	ok, outdated, err := turn.verify(ctx, user.PasswordHash, password)
 	deleted := user.DisabledBy == byOwner && user.EraseAt != nil && *user.EraseAt > a.now().UnixMilli()
 	switch {
 	case err != nil:
@@ -354,13 +369,19 @@ type login struct {
 }
 
 // login starts a session, or returns what [Accounts.authenticate] does, or
-// [ErrUnverified], or [ErrUnmet] where the login isn't of one of the acr values.
+// [ErrUnverified], or [ErrUnmet] where the login isn't of one of the acr values,
+// or [ErrBusy], before a statement has run.
 func (a *Accounts) login(ctx context.Context, email, password, code, clientID, audience string, acr []string, from peer) (*grant, error) {
-	g, err := a.tryLogin(ctx, email, password, code, clientID, audience, acr, from)
+	turn, err := a.hasher.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer turn.end()
+	g, err := a.tryLogin(ctx, turn, email, password, code, clientID, audience, acr, from)
 	if errors.Is(err, ErrNoUser) {
 		// The user was disabled or given another password meanwhile, or the
 		// same one stored anew by another login: look again.
-		g, err = a.tryLogin(ctx, email, password, code, clientID, audience, acr, from)
+		g, err = a.tryLogin(ctx, turn, email, password, code, clientID, audience, acr, from)
 	}
 	if errors.Is(err, ErrNoUser) {
 		err = ErrCredentials
@@ -369,8 +390,8 @@ func (a *Accounts) login(ctx context.Context, email, password, code, clientID, a
 	return g, err
 }
 
-func (a *Accounts) tryLogin(ctx context.Context, email, password, code, clientID, audience string, acr []string, from peer) (*grant, error) {
-	l, err := a.authenticate(ctx, email, password, code, from)
+func (a *Accounts) tryLogin(ctx context.Context, turn *turn, email, password, code, clientID, audience string, acr []string, from peer) (*grant, error) {
+	l, err := a.authenticate(ctx, turn, email, password, code, from)
 	if err != nil {
 		return nil, err
 	}
@@ -402,7 +423,7 @@ func (a *Accounts) tryLogin(ctx context.Context, email, password, code, clientID
 		return nil, err
 	}
 	if l.outdated {
-		a.rehash(ctx, user, password)
+		a.rehash(ctx, turn, user, password)
 	}
 	return &grant{
 		SessionID: id, UserID: user.ID, ClientID: clientID, Audience: audience,
@@ -412,8 +433,8 @@ func (a *Accounts) tryLogin(ctx context.Context, email, password, code, clientID
 
 // rehash stores the password that was just checked in today's form. If that
 // can't be done, the next login does it.
-func (a *Accounts) rehash(ctx context.Context, user *userRow, password string) {
-	hash, err := a.hasher.hash(ctx, password)
+func (a *Accounts) rehash(ctx context.Context, turn *turn, user *userRow, password string) {
+	hash, err := turn.hash(ctx, password)
 	if err == nil {
 		err = a.store.rehash(ctx, user, hash)
 	}
@@ -458,7 +479,7 @@ func (a *Accounts) rotate(ctx context.Context, text string, from peer) (*grant, 
 	}
 	current, err := row.judge(now, shown, a.limits.Grace)
 	if errors.Is(err, ErrReused) {
-		if endErr := a.store.end(ctx, shown.session, reasonReused, now); endErr != nil {
+		if endErr := a.store.end(ctx, shown.session, row.UserID, reasonReused, now); endErr != nil {
 			return nil, endErr
 		}
 	}
@@ -490,7 +511,7 @@ func (a *Accounts) signOut(ctx context.Context, text string) error {
 	if !shown.genuine(row.MarkKey) {
 		return ErrInvalidGrant
 	}
-	return a.store.end(ctx, shown.session, "signed out", a.now())
+	return a.store.end(ctx, shown.session, row.UserID, "signed out", a.now())
 }
 
 // Sweep deletes sessions that expired a month ago, expired links and counts, and accounts whose owners

@@ -208,7 +208,7 @@ const benchSessionsEach = 64
 // token, client credentials stay the same.
 type grantRequests struct {
 	Path          string
-	Authorization string   // "" for refreshes
+	Authorization string     // "" for refreshes
 	Tokens        [][]string // of each client: of each of its sessions
 
 	turns [benchClients]int

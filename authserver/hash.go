@@ -6,28 +6,31 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"runtime/debug"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/sync/semaphore"
+
+	"github.com/urbandata/urbandata/pkg/web"
 )
 
 // argon2id as OWASP recommends it: 19 MiB, two passes, one lane. One hash
-// takes some 30 ms of one core, on purpose.
+// takes some 20 ms of one core, on purpose.
 var hashParams = argonParams{memory: 19 * 1024, time: 2, threads: 1}
 
 const (
 	saltSize = 16
 	hashSize = 32
 
-	// queuePerSlot is how many hashes may wait for each that runs. At 30 ms
-	// each the last in the queue waits a second, which a person still takes.
-	queuePerSlot = 32
+	// queuePerSlot is how many logins may wait for each hash that runs. At 20
+	// ms each the last in the queue waits a second, which a person still takes.
+	queuePerSlot = 50
+
+	// turnsPerSlot is how many logins may be under way for each hash that
+	// runs: one is hashed while the other asks the database.
+	turnsPerSlot = 2
 
 	// idleAfter is how long after the last hash its memory goes back to the
 	// system. The collector by itself would keep it for minutes.
@@ -48,20 +51,33 @@ type argonParams struct {
 	threads uint8
 }
 
-// hasher hashes passwords, at most one for each core at a time, and no more
-// than fit into a quarter of the memory: more would only take both from each
-// other, and from everything else. A hash from elsewhere that takes more
-// memory than ours counts as several.
+// hasher hashes passwords, so that a flood of logins takes neither the
+// processors nor the memory nor the database from everything else:
+//
+//	         full: ErrBusy
+//	            │
+//	login ─▶ queued ─▶ its turn ─▶ SQL ─▶ running ─▶ SQL ─▶ end
+//	          50 ×       2 ×               slots
+//
+// What is refused has cost no statement, and who leaves the queue no hash. At
+// most GOMAXPROCS-1 hashes run at once, so that a short request never waits for
+// one to end (the scheduler takes a processor away from it only every 10 ms),
+// and no more than fit into a quarter of the memory. A hash from elsewhere that
+// takes more memory than ours counts as several.
 type hasher struct {
 	slots   int64
+	queued  chan struct{}       // held from the first to the end
+	turns   *semaphore.Weighted // held by those who have their turn
 	running *semaphore.Weighted // held while hashing
-	queued  chan struct{}       // held while waiting or hashing
 	idle    *time.Timer         // set again by each hash
 }
 
 func newHasher() *hasher {
-	slots := min(int64(runtime.GOMAXPROCS(0)), max(1, memoryLimit()/4/(int64(hashParams.memory)<<10)))
-	h := &hasher{slots: slots, running: semaphore.NewWeighted(slots), queued: make(chan struct{}, slots*(1+queuePerSlot))}
+	slots := max(1, min(int64(runtime.GOMAXPROCS(0))-1, web.MemoryLimit()/4/(int64(hashParams.memory)<<10)))
+	h := &hasher{
+		slots: slots, queued: make(chan struct{}, slots*(turnsPerSlot+queuePerSlot)),
+		turns: semaphore.NewWeighted(slots * turnsPerSlot), running: semaphore.NewWeighted(slots),
+	}
 	h.idle = time.AfterFunc(idleAfter, func() {
 		if len(h.queued) == 0 {
 			debug.FreeOSMemory()
@@ -71,33 +87,33 @@ func newHasher() *hasher {
 	return h
 }
 
-// memoryLimit is what this process may use, in bytes: the least of what the
-// runtime was told, the container allows and the machine has.
-func memoryLimit() int64 {
-	limit := debug.SetMemoryLimit(-1) // only reads it
-	if text, err := os.ReadFile("/sys/fs/cgroup/memory.max"); err == nil {
-		if n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil { // or "max"
-			limit = min(limit, n)
-		}
-	}
-	if text, err := os.ReadFile("/proc/meminfo"); err == nil {
-		var kib int64
-		if _, err := fmt.Sscanf(string(text), "MemTotal: %d kB", &kib); err == nil {
-			limit = min(limit, kib<<10)
-		}
-	}
-	return limit
-}
+// turn is the turn of somebody whose password is to be hashed.
+type turn struct{ h *hasher }
 
-// do runs f, which takes some memory, when its turn comes, or returns ErrBusy,
-// or ctx's error.
-func (h *hasher) do(ctx context.Context, memory uint32, f func()) error {
+// enter waits for a turn, which has to end, or returns [ErrBusy], or ctx's
+// error. Take it before the first statement that leads to a hash, where anybody
+// can ask for it.
+func (h *hasher) enter(ctx context.Context) (*turn, error) {
 	select {
 	case h.queued <- struct{}{}:
-		defer func() { <-h.queued }()
 	default:
-		return ErrBusy
+		return nil, ErrBusy
 	}
+	if err := h.turns.Acquire(ctx, 1); err != nil {
+		<-h.queued
+		return nil, fmt.Errorf("wait to log in: %w", err)
+	}
+	return &turn{h}, nil
+}
+
+func (t *turn) end() {
+	t.h.turns.Release(1)
+	<-t.h.queued
+}
+
+// do runs f, which takes some memory, or returns ctx's error.
+func (t *turn) do(ctx context.Context, memory uint32, f func()) error {
+	h := t.h
 	weight := min(h.slots, max(1, int64((memory+hashParams.memory-1)/hashParams.memory)))
 	if err := h.running.Acquire(ctx, weight); err != nil {
 		return fmt.Errorf("wait for a password hash: %w", err)
@@ -109,12 +125,12 @@ func (h *hasher) do(ctx context.Context, memory uint32, f func()) error {
 }
 
 // hash makes the PHC string of a password.
-func (h *hasher) hash(ctx context.Context, password string) (string, error) {
+func (t *turn) hash(ctx context.Context, password string) (string, error) {
 	salt := make([]byte, saltSize)
 	_, _ = rand.Read(salt) // never fails
 	var sum []byte
 	p := hashParams
-	err := h.do(ctx, p.memory, func() {
+	err := t.do(ctx, p.memory, func() {
 		sum = argon2.IDKey([]byte(normalisePassword(password)), salt, p.time, p.memory, p.threads, hashSize)
 	})
 	if err != nil {
@@ -127,13 +143,33 @@ func (h *hasher) hash(ctx context.Context, password string) (string, error) {
 
 // verify reports whether a password is the stored one, and whether that is to
 // be stored anew.
-func (h *hasher) verify(ctx context.Context, stored, password string) (ok, outdated bool, err error) {
+func (t *turn) verify(ctx context.Context, stored, password string) (ok, outdated bool, err error) {
 	s, err := parseHash(stored)
 	if err != nil {
 		return false, false, err
 	}
-	if err := h.do(ctx, s.memory, func() { ok = s.matches(password) }); err != nil {
+	if err := t.do(ctx, s.memory, func() { ok = s.matches(password) }); err != nil {
 		return false, false, err
 	}
 	return ok, ok && s.outdated, nil
+}
+
+// hash is [turn.hash] in a turn of its own.
+func (h *hasher) hash(ctx context.Context, password string) (string, error) {
+	t, err := h.enter(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer t.end()
+	return t.hash(ctx, password)
+}
+
+// verify is [turn.verify] in a turn of its own.
+func (h *hasher) verify(ctx context.Context, stored, password string) (ok, outdated bool, err error) {
+	t, err := h.enter(ctx)
+	if err != nil {
+		return false, false, err
+	}
+	defer t.end()
+	return t.verify(ctx, stored, password)
 }

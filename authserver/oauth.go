@@ -373,7 +373,7 @@ func (s *Server) oauthRevoke(ctx context.Context, r *oauthRequest) (any, error) 
 	if err != nil || claims.AuthTime == 0 { // a client's own, or an API token's
 		return struct{}{}, s.accounts.store.withdraw(ctx, claims.ID, s.issuer.now())
 	}
-	return struct{}{}, s.accounts.store.end(r.acting(ctx), id, "revoked", s.issuer.now())
+	return struct{}{}, s.accounts.store.end(r.acting(ctx), id, claims.Subject, "revoked", s.issuer.now())
 }
 
 // introspection is the answer of RFC 7662 §2.2.

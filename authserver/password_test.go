@@ -4,12 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/crypto/argon2"
+
+	"github.com/urbandata/urbandata/migrations"
+	"github.com/urbandata/urbandata/test/engines"
 )
 
 func TestWeakness(t *testing.T) {
@@ -105,35 +111,117 @@ func FuzzParsePHC(f *testing.F) {
 // A flood of logins is turned away, not queued without end.
 func TestHasherIsBounded(t *testing.T) {
 	h, ctx := newHasher(), t.Context()
-	running, release := make(chan struct{}), make(chan struct{})
+	if most := max(1, runtime.GOMAXPROCS(0)-1); h.slots < 1 || h.slots > int64(most) {
+		t.Fatalf("%d hashes at once, want at most %d: the rest is for short requests", h.slots, most)
+	}
+	var under []*turn
+	for range h.slots * turnsPerSlot {
+		u, err := h.enter(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		under = append(under, u)
+	}
+	release := make(chan struct{})
+	var running, most atomic.Int64
 	ended := make(chan error)
-	for range h.slots {
-		go func() { ended <- h.do(ctx, hashParams.memory, func() { running <- struct{}{}; <-release }) }()
-		<-running
+	for _, u := range under {
+		go func() {
+			ended <- u.do(ctx, hashParams.memory, func() {
+				for n := running.Add(1); ; {
+					if m := most.Load(); n <= m || most.CompareAndSwap(m, n) {
+						break
+					}
+				}
+				<-release
+				running.Add(-1)
+			})
+		}()
 	}
-	cancelled, cancel := context.WithCancel(ctx)
-	waiting := cap(h.queued) - int(h.slots)
+	gone, leave := context.WithCancel(ctx)
+	waited := make(chan error)
+	waiting := cap(h.queued) - len(under)
 	for range waiting {
-		h.queued <- struct{}{} // as if one waited
+		go func() { _, err := h.enter(gone); waited <- err }()
 	}
-	if err := h.do(ctx, 0, func() {}); !errors.Is(err, ErrBusy) {
-		t.Errorf("a full queue: %v, want ErrBusy", err)
+	for len(h.queued) < cap(h.queued) { // the last ones are on their way
+		runtime.Gosched()
 	}
+	for range 1000 {
+		if _, err := h.enter(ctx); !errors.Is(err, ErrBusy) {
+			t.Fatalf("a full queue: %v, want ErrBusy", err)
+		}
+	}
+	leave()
 	for range waiting {
-		<-h.queued
+		if err := <-waited; !errors.Is(err, context.Canceled) {
+			t.Errorf("a client that left the queue: %v, want context.Canceled", err)
+		}
 	}
-	cancel()
-	if err := h.do(cancelled, 0, func() { t.Error("ran out of turn") }); !errors.Is(err, context.Canceled) {
-		t.Errorf("a client that left: %v, want context.Canceled", err)
+	if err := under[0].do(gone, 0, func() { t.Error("hashed for a client that left") }); !errors.Is(err, context.Canceled) {
+		t.Errorf("a client that left in its turn: %v, want context.Canceled", err)
 	}
 	close(release)
-	for range h.slots {
+	for _, u := range under {
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
+		u.end()
 	}
-	if len(h.queued) != 0 || !h.running.TryAcquire(h.slots) {
+	if got := most.Load(); got > h.slots {
+		t.Errorf("%d hashes at once, want %d at most", got, h.slots)
+	}
+	if len(h.queued) != 0 || !h.running.TryAcquire(h.slots) || !h.turns.TryAcquire(h.slots*turnsPerSlot) {
 		t.Error("places were not given back")
+	}
+}
+
+// What a flood asks for is refused before the database hears of it, and nobody
+// hashes for a client that has left.
+func TestFloodOfLogins(t *testing.T) {
+	for _, tc := range []struct {
+		path   string
+		status int // of the answer when there is room
+		body   member
+	}{
+		{"/authn/token", 401, member{"email": "nadie@ejemplo.example", "password": testPassword}},
+		{"/authn/restore", 401, member{"email": "nadie@ejemplo.example", "password": testPassword}},
+		{"/authn/register", 201, member{"email": "luz@ejemplo.example", "password": testPassword}},
+	} {
+		t.Run(tc.path, func(t *testing.T) {
+			db := engines.SQLite(t)
+			if _, err := migrations.Up(t.Context(), db.Write.DB, migrations.AuthnSQLite); err != nil {
+				t.Fatal(err)
+			}
+			a := newAuthn(t, db)
+			h := a.accounts.hasher
+			if w := a.call("POST", tc.path, "", tc.body); w.Code != tc.status {
+				t.Fatalf("with room: %d %s, want %d", w.Code, w.Body, tc.status)
+			}
+
+			if !h.turns.TryAcquire(h.slots * turnsPerSlot) {
+				t.Fatal("a turn wasn't given back")
+			}
+			leaves, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			defer cancel()
+			w := httptest.NewRecorder()
+			a.ServeHTTP(w, a.request("POST", tc.path, "", tc.body).WithContext(leaves))
+			if w.Code < 499 || len(h.queued) != 0 {
+				t.Errorf("a client that left: %d %s, %d in the queue", w.Code, w.Body, len(h.queued))
+			}
+
+			for range cap(h.queued) {
+				h.queued <- struct{}{}
+			}
+			if err := db.Close(); err != nil { // who asks it now gets an error
+				t.Fatal(err)
+			}
+			a.log.Reset()
+			w = a.call("POST", tc.path, "", tc.body)
+			if w.Code != 503 || w.Header().Get("Retry-After") == "" || !strings.Contains(a.log.String(), ErrBusy.Error()) {
+				t.Errorf("a full queue: %d %v %s, want 503 with Retry-After; the log says %s", w.Code, w.Header(), w.Body, a.log)
+			}
+		})
 	}
 }
 

@@ -251,7 +251,12 @@ func (a *Accounts) deleteOwn(ctx context.Context, c *caller, password, code stri
 // restore brings an account back that its owner deleted; one that isn't
 // deleted stays as it is. It returns [ErrCredentials] as a login does.
 func (a *Accounts) restore(ctx context.Context, email, password, code string) error {
-	l, err := a.authenticate(ctx, email, password, code, peerOf(ctx))
+	turn, err := a.hasher.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer turn.end()
+	l, err := a.authenticate(ctx, turn, email, password, code, peerOf(ctx))
 	if errors.Is(err, ErrDeleted) {
 		err = a.store.restoreUser(ctx, l.user, a.now())
 	}

@@ -744,7 +744,7 @@ func BenchmarkSignOut(b *testing.B) {
 					b.Fatal(err)
 				}
 				begun := time.Now()
-				if err := a.store.end(b.Context(), id, "signed out", a.clock.Now()); err != nil {
+				if err := a.store.end(b.Context(), id, user.ID, "signed out", a.clock.Now()); err != nil {
 					b.Fatal(err)
 				}
 				return time.Since(begun)

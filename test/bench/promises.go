@@ -58,6 +58,21 @@ var promises = func() []promise {
 		{"load, SQLite", "resourceserver", "BenchmarkLoad/SQLite", "x/floor", 0.85, true, noise},
 		{"load, MongoDB", "resourceserver", "BenchmarkLoad/MongoDB", "x/floor", 0.85, true, noise},
 	}
+	// Growth: with 100,000 users and sessions against 1,000, with 40 keys
+	// against few.
+	for _, q := range []string{
+		"login", "refresh", "client_credentials", "introspect", "sign-out", "register", "me", "sessions", "admin, users",
+		"admin, users by address", "admin, audit of a user", "audit, chain one", "purge, idle", "revocations, idle",
+	} {
+		all = append(all, promise{q + ", 100,000 users against 1,000", "authserver", "BenchmarkGrowth/users/" + q, "x/1000", 1.2, false, 2 * noise})
+	}
+	for _, q := range []string{"issue", "verify", "JWKS", "JWKS, 304"} {
+		all = append(all, promise{q + ", 40 keys against 4", "authserver", "BenchmarkGrowth/keys/" + q, "x/4-keys", 1.2, false, noise})
+	}
+	all = append(all,
+		promise{"sign, 40 keys against 2", "keys", "BenchmarkGrowth/keys/sign", "x/2-keys", 1.2, false, noise},
+		promise{"verify EdDSA, 40 keys against 1", "pkg/verify", "BenchmarkGrowth/keys", "x/1-key", 1.2, false, noise},
+	)
 	for _, engine := range []string{"SQLite", "MongoDB"} {
 		seen := 0.50
 		if engine == "MongoDB" {

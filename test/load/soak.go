@@ -105,8 +105,9 @@ const (
 func (c *clients) soak(ctx context.Context, d time.Duration) (*soaked, error) {
 	window := max(d/40, time.Second)
 	windows := int(d / window)
-	out := &soaked{Date: time.Now().UTC().Format(time.DateOnly), Machine: c.machine, Minutes: d.Minutes(), Requests: map[string]int{}}
+	out := &soaked{Date: time.Now().UTC().Format(time.DateOnly), Machine: c.machine, Requests: map[string]int{}}
 	var mu sync.Mutex // guards out
+	began := time.Now()
 	group, ctx := errgroup.WithContext(ctx)
 	kids := map[string]bool{}
 	ended := make(chan struct{})
@@ -157,7 +158,7 @@ func (c *clients) soak(ctx context.Context, d time.Duration) (*soaked, error) {
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	out.Rotations = len(kids) - 1
+	out.Minutes, out.Rotations = time.Since(began).Minutes(), len(kids)-1
 	for _, s := range out.Series {
 		s.judge()
 	}

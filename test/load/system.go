@@ -33,6 +33,10 @@ import (
 	"github.com/urbandata/urbandata/test/process"
 )
 
+// connections is how many there are to a service, as of a proxy's: requests
+// that come faster wait for one, and their latency counts that.
+const connections = 256
+
 // documents is how many properties there are when a run begins.
 const documents = 20_000
 
@@ -75,7 +79,7 @@ type system struct {
 // [system.end], also after a failure.
 func (s *system) start(ctx context.Context) error {
 	s.client = &http.Client{Timeout: time.Minute, Transport: &http.Transport{
-		MaxIdleConnsPerHost: mostUnderWay, DisableCompression: true,
+		MaxConnsPerHost: connections, MaxIdleConnsPerHost: connections, DisableCompression: true,
 	}}
 	s.binary = filepath.Join(s.scratch, "urbandata")
 	floor := filepath.Join(s.scratch, "floor")
