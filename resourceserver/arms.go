@@ -195,24 +195,18 @@ func monthsSQL(q *Query, one *step, keyed bool) (text string, args []any) {
 	return string(b), args
 }
 
-// byMonths puts those of the twelve months that are wanted into the place of a
-// range of them, if no document has another one that is wanted, and the
-// documents are many. MongoDB makes arms of them.
-func (s *Mongo) byMonths(ctx context.Context, q *Query) error {
+// byMonths is q with those of the twelve months that are wanted in the place of
+// a range of them, which finds the same if no document has another month that
+// is wanted: one that others finds. MongoDB makes arms of the months. ok is
+// false where there is nothing to gain.
+func (s *Mongo) byMonths(ctx context.Context, q *Query) (by Query, others query.Node, ok bool, err error) {
 	r, ok := q.months()
-	if !ok {
-		return nil
-	}
-	var twelve []any
-	for month := int64(1); month <= 12; month++ {
-		twelve = append(twelve, month)
-	}
-	values := r.among()
-	if len(values) == len(twelve) { // nothing to pass by
-		return nil
+	months := r.among()
+	if !ok || len(months) == 12 { // nothing to pass by
+		return by, others, false, nil
 	}
 	if n, err := s.size(ctx); err != nil || n < s.many {
-		return err
+		return by, others, false, err
 	}
 	with := func(month ...query.Node) query.Node {
 		return query.Node{Op: query.And, Nodes: append([]query.Node{
@@ -220,13 +214,40 @@ func (s *Mongo) byMonths(ctx context.Context, q *Query) error {
 			{Op: query.In, Field: filterFields["property_type"], List: r.kinds},
 		}, month...)}
 	}
-	others := with(r.month, query.Node{Op: query.Nin, Field: filterFields["start_month"], List: twelve})
-	err := s.inmuebles.FindOne(ctx, others.Mongo(), options.FindOne().SetProjection(bson.D{{Key: "_id", Value: 1}}).SetMaxTime(timeLeft(ctx))).Err()
-	if errors.Is(err, mongo.ErrNoDocuments) {
-		q.Where = with(append(r.rest, query.Node{Op: query.In, Field: filterFields["start_month"], List: values})...)
-		return nil
+	var twelve []any
+	for month := int64(1); month <= 12; month++ {
+		twelve = append(twelve, month)
 	}
-	return mongoError("look for months", err)
+	by = *q
+	by.Where = with(append(r.rest, query.Node{Op: query.In, Field: filterFields["start_month"], List: months})...)
+	return by, with(r.month, query.Node{Op: query.Nin, Field: filterFields["start_month"], List: twelve}), true, nil
+}
+
+// findByMonths is find with months in the place of a range, and asks
+// meanwhile whether that was right. ok is false where it wasn't, or isn't
+// worth it.
+func (s *Mongo) findByMonths(ctx context.Context, q *Query) (page Page, ok bool, err error) {
+	by, others, ok, err := s.byMonths(ctx, q)
+	if err != nil || !ok {
+		return Page{}, false, err
+	}
+	some := make(chan error, 1)
+	go func() {
+		some <- s.inmuebles.FindOne(ctx, others.Mongo(), options.FindOne().SetProjection(bson.D{{Key: "_id", Value: 1}}).SetMaxTime(timeLeft(ctx))).Err()
+	}()
+	page, err = s.findPage(ctx, &by)
+	switch none := <-some; {
+	case err != nil:
+		return Page{}, false, err
+	case errors.Is(none, mongo.ErrNoDocuments):
+		return page, true, nil
+	case none != nil:
+		return Page{}, false, mongoError("look for months", none)
+	}
+	if q.Into != nil {
+		q.Into.clear()
+	}
+	return Page{}, false, nil
 }
 
 // sizeFor is how long a size of the collection is good enough.

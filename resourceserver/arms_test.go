@@ -156,8 +156,11 @@ func TestMonthsPlan(t *testing.T) {
 						}
 					}
 				case *Mongo:
-					by := q
-					must(t, s.byMonths(t.Context(), &by))
+					by, _, ok, err := s.byMonths(t.Context(), &q)
+					must(t, err)
+					if !ok {
+						t.Fatal("the range stays")
+					}
 					filter, _, sort := mongoPlan(&by)
 					var answer bson.M
 					must(t, s.inmuebles.Database().RunCommand(t.Context(), bson.D{

@@ -157,19 +157,24 @@ func withTextID(where *query.Node) bson.D {
 	return bson.D{{Key: "$and", Value: bson.A{where.Mongo(), text}}}
 }
 
-// find asks for one document more than wanted, to learn whether there are
-// more, and for all in one batch: the server's first batch is of 101 and a
-// second one costs a round trip. With the batch as large as the limit the
-// server would keep the cursor open, to be closed in a second trip: it is one
-// larger.
+// find is Find without rings.
 func (s *Mongo) find(ctx context.Context, q Query) (page Page, err error) {
 	if err := s.sweepFor(ctx, &q); err != nil {
 		return Page{}, err
 	}
-	if err := s.byMonths(ctx, &q); err != nil {
-		return Page{}, err
+	if page, ok, err := s.findByMonths(ctx, &q); ok || err != nil {
+		return page, err
 	}
-	filter, computed, sort := mongoPlan(&q)
+	return s.findPage(ctx, &q)
+}
+
+// findPage asks for one document more than wanted, to learn whether there are
+// more, and for all in one batch: the server's first batch is of 101 and a
+// second one costs a round trip. With the batch as large as the limit the
+// server would keep the cursor open, to be closed in a second trip: it is one
+// larger.
+func (s *Mongo) findPage(ctx context.Context, q *Query) (page Page, err error) {
+	filter, computed, sort := mongoPlan(q)
 	limit, batch := int64(q.Limit)+1, int32(q.Limit)+2 //nolint:gosec // a page is small
 	var cursor *mongo.Cursor
 	if computed == nil {
@@ -188,7 +193,7 @@ func (s *Mongo) find(ctx context.Context, q Query) (page Page, err error) {
 		return Page{}, mongoError("list", err)
 	}
 	defer func() { _ = cursor.Close(context.WithoutCancel(ctx)) }()
-	page = newPage(&q)
+	page = newPage(q)
 	var last bson.Raw // the document before, whose keys are in order but not looked up yet
 	for cursor.Next(ctx) {
 		if page.met == q.Limit || page.size >= maxPageBytes {

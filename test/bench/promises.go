@@ -94,7 +94,11 @@ var promises = func() []promise {
 				"BenchmarkFloor/" + engine + "/20000/" + strings.ReplaceAll(q.name, " ", "_"), "x/floor", q.target, false, noise,
 			})
 		}
-		for _, q := range []string{"list of 50", "the same, half-way down", "3 conditions", "box of a quarter", "near, of a quarter", "area of a quarter", "words that few have"} {
+		for _, q := range []string{
+			"list of 50", "the same, half-way down", "3 conditions", "box of a quarter", "near, of a quarter", "area of a quarter", "words that few have",
+			"the same, a tenth down", "the same, nine tenths down", "3 conditions, half-way down", "of a boundary", "box of a quarter, by date",
+			"area of a quarter, by date", "a word that many have", "words that nobody has", "get", "post", "patch",
+		} {
 			all = append(all, promise{
 				q + ", 200,000 against 20,000, " + engine, "resourceserver",
 				"BenchmarkGrowth/" + engine + "/" + strings.ReplaceAll(q, " ", "_"), "x/20000", 1.2, false, 2 * noise,
