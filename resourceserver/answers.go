@@ -283,6 +283,39 @@ func noID(s []byte) bool {
 	return len(s) == 0 || s[0] == '.' && (len(s) == 1 || string(s) == "..")
 }
 
+// keyIn is what a document of ours, which has gone the short way, is compared
+// by as SQLite has it. A label can't be within a text, where a backslash would
+// stand before its quotation marks.
+func (r *recipe) keyIn(doc []byte) (key any, ok bool) {
+	value := []byte(r.otherwise)
+	if _, behind, found := bytes.Cut(doc, []byte(r.key)); found && r.key != "" {
+		value = behind
+	} else if hasLabel(doc, r.label, true) {
+		value = doc[len(r.label):]
+	} else if _, behind, found := bytes.Cut(doc, []byte(r.label)); found {
+		value = behind
+	}
+	if len(value) == 0 {
+		return nil, false
+	}
+	switch {
+	case value[0] == 'n': // null
+		return nil, true
+	case r.form == formText:
+		text, _, ok := plainText(value)
+		return string(text), ok
+	case r.form == formBool && value[0] == 't': // SQLite's are 1 and 0
+		return int64(1), true
+	case r.form == formBool:
+		return int64(0), true
+	case r.form == formWhole:
+		n, err := strconv.ParseInt(string(value[:wholeEnd(value)]), 10, 64)
+		return n, err == nil
+	}
+	x, err := strconv.ParseFloat(string(value[:degreesEnd(value, r.bound)]), 64)
+	return x, err == nil
+}
+
 // hasLabel reports whether doc goes on with a member of this label, the first
 // one behind {.
 func hasLabel(doc []byte, label string, first bool) bool {
@@ -309,10 +342,15 @@ func appendByServer(b, owner []byte, created, updated sql.NullInt64) (_ []byte, 
 		return b, false
 	}
 	b = append(b, `,"`+nameCreatedAt+`":`...)
+	at := len(b)
 	if b, ok = appendMilli(b, created); !ok {
 		return b, false
 	}
+	first := b[at:]
 	b = append(b, `,"`+nameUpdatedAt+`":`...)
+	if updated == created { // never changed, as most
+		return append(append(b, first...), '}'), true
+	}
 	if b, ok = appendMilli(b, updated); !ok {
 		return b, false
 	}

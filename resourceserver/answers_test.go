@@ -16,6 +16,8 @@ import (
 	"go.mongodb.org/mongo-driver/bson"
 	"go.mongodb.org/mongo-driver/bson/primitive"
 	"go.mongodb.org/mongo-driver/x/bsonx/bsoncore"
+
+	"github.com/urbandata/urbandata/resourceserver/query"
 )
 
 // generalStored is the answer of a row by way of an Inmueble, "" if there is
@@ -41,14 +43,44 @@ func generalBSON(doc []byte) string {
 // checkStored: the short way says what the general way says, or nothing.
 func checkStored(t *testing.T, id, owner string, created, updated sql.NullInt64, doc []byte) (short bool) {
 	t.Helper()
-	got, ok := appendStoredAnswer([]byte("before"), &sqliteRow{[]byte(id), []byte(owner), created, updated, doc})
+	r := &sqliteRow{[]byte(id), []byte(owner), created, updated, doc}
+	got, ok := appendStoredAnswer([]byte("before"), r)
 	if !ok {
 		return false
 	}
+	checkKeys(t, r)
 	if want := "before" + generalStored(id, owner, created, updated, doc); string(got) != want {
 		t.Errorf("document %q of %q:\n got %s\nwant %s", doc, id, got, want)
 	}
 	return true
+}
+
+// checkKeys: what a row that goes the short way is compared by is what its
+// inmueble is, but for a date with a key of its own.
+func checkKeys(t *testing.T, r *sqliteRow) {
+	t.Helper()
+	m, err := r.inmueble()
+	must(t, err)
+	var members map[string]any
+	must(t, json.Unmarshal(r.document, &members))
+	var order query.Order
+	for _, name := range allMembers {
+		order = append(order, query.Key{Field: filterFields[name]})
+	}
+	keys, err := r.keys(order)
+	must(t, err)
+	for i, k := range order {
+		want := m.filterValue(k.Field)
+		if v, ok := want.(bool); ok {
+			want = map[bool]int64{true: 1}[v]
+		}
+		if own, ok := members[k.Field.Name+keySuffix]; ok && k.Field.Kind == query.Date {
+			want = own
+		}
+		if keys[i] != want {
+			t.Errorf("%s of %s is %#v, want %#v", k.Field.Name, r.document, keys[i], want)
+		}
+	}
 }
 
 func checkBSON(t *testing.T, doc []byte) (short bool) {

@@ -323,10 +323,12 @@ func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
 		out.Status = http.StatusPartialContent
 	}
 	body := answers.list()
-	if l.object {
+	if l.object { // whose tag is as good for If-Match as that of a GET by id
 		body = answers.one(0)
+		out.ETag = etagOf(body)
+	} else {
+		out.ETag = s.pageTags.of(body)
 	}
-	out.ETag = etagOf(body)
 	if held, err := parseTags(in.IfNoneMatch); err == nil && held.given() && held.weak(out.ETag) {
 		out.Status, out.ContentType, body = http.StatusNotModified, "", nil
 	}

@@ -117,6 +117,11 @@ func (s *Mongo) sweepFor(ctx context.Context, q *Query) error {
 // be computed of each document between the two, if anything.
 func mongoPlan(q *Query) (filter, computed, sort bson.D) {
 	filter = q.Where.Mongo()
+	if q.After == nil && q.newestOfPlace() {
+		// True of everything: MongoDB looks at what stands behind the date in
+		// the index, and not in each document, where something is asked of it.
+		filter = bson.D{{Key: "$and", Value: bson.A{bson.D{{Key: "date_key", Value: bson.D{{Key: "$gte", Value: primitive.MinKey{}}}}}, filter}}}
+	}
 	if q.After != nil {
 		// Each part is a range of the index on the order, and MongoDB merges
 		// them; with the filter outside the $or it would sort instead.

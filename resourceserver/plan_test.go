@@ -49,7 +49,7 @@ func planSQLite(s *SQLite) planner {
 			statements := map[string][]any{text: append(args, q.Limit+1, q.Skip)}
 			if !q.Order.ByDistance() {
 				text, args = findSQL(&q, &all[i], false)
-				statements[packedSQL(text)] = append(append([]any{0}, args...), q.Limit+1, q.Skip)
+				statements[text] = append(args, q.Limit+1, q.Skip)
 			}
 			for text, args := range statements {
 				var steps []struct {

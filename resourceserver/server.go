@@ -84,9 +84,10 @@ type Options struct {
 	Jobs    JobStore
 	Imports ImportLimits
 
-	// CursorKey authenticates the cursors of lists. Servers behind one address
-	// need the same: the one that their database keeps. Nil makes one that
-	// dies with the process, and with it the cursors that are out.
+	// CursorKey authenticates the cursors of lists, and makes the entity tags of
+	// pages. Servers behind one address need the same: the one that their
+	// database keeps. Nil makes one that dies with the process, and with it the
+	// cursors that are out.
 	CursorKey []byte
 
 	Log     *slog.Logger          // nil logs nothing
@@ -108,6 +109,7 @@ type Server struct {
 	handler  http.Handler
 
 	cursorKey      []byte
+	pageTags       *pageTags
 	requireIfMatch bool
 	catalogues     *Catalogues
 	schemas        huma.Registry // of the API's document, by which bodies are checked
@@ -117,7 +119,8 @@ type Server struct {
 	imports ImportLimits
 	working sync.Map      // *jobRun by the id of the job that is worked on here
 	wake    chan struct{} // a job has come
-	streams streams
+	streams streams       // of events
+	lists   streams       // of everything that matches
 }
 
 // New makes a server, or returns an error that wraps [ErrOptions].
@@ -146,9 +149,13 @@ func New(o Options) (*Server, error) {
 	if o.CursorKey == nil {
 		o.CursorKey = newCursorKey()
 	}
+	tags, err := newPageTags(o.CursorKey)
+	if err != nil {
+		return nil, fmt.Errorf("%w: CursorKey: %w", ErrOptions, err)
+	}
 	s := &Server{
-		cursorKey: o.CursorKey,
-		store:     o.Store, verifier: o.Verifier, realm: o.Realm, log: o.Log, now: o.Now,
+		cursorKey: o.CursorKey, pageTags: tags,
+		store: o.Store, verifier: o.Verifier, realm: o.Realm, log: o.Log, now: o.Now,
 		requireIfMatch: o.RequireIfMatch, catalogues: o.Catalogues,
 		jobs: o.Jobs, imports: o.Imports.withDefaults(), wake: make(chan struct{}, 1),
 		metrics: newMetrics(o.Metrics),

@@ -23,7 +23,8 @@ type SQLite struct {
 	// Prepared once: parsing SQL costs as much as a read by key.
 	get, check                   *sqlx.Stmt
 	insert, replace, remove, has *sqlx.Stmt
-	current, overwrite, known    *sqlx.Stmt
+	current, known               *sqlx.Stmt
+	add, overwrite               *sqlx.Stmt // in a transaction that doesn't outlive their failure
 	once, keepOnce, sweepOnce    *sqlx.Stmt
 
 	folder importsFolder // of the files of imports over HTTP
@@ -52,6 +53,11 @@ func NewSQLite(ctx context.Context, write, read *sqlx.DB) (*SQLite, error) {
 		{&s.get, read, `SELECT ` + sqliteColumns + ` FROM inmuebles WHERE id = ?`},
 		{&s.check, read, `SELECT count(*) FROM (SELECT 1 FROM inmuebles LIMIT 1)`},
 		{&s.insert, write, `INSERT INTO inmuebles (` + sqliteColumns + `) VALUES (?, ?, ?, ?, ?)`},
+		// Within a transaction, so that a statement with a trigger can be undone
+		// alone, SQLite first writes each page that it changes into a file, and
+		// that is a third of an import. By OR FAIL it isn't undone.
+		{&s.add, write, `INSERT OR FAIL INTO inmuebles (` + sqliteColumns + `) VALUES (?, ?, ?, ?, ?)`},
+		{&s.overwrite, write, `UPDATE OR FAIL inmuebles SET updated_at = ?2, document = ?3 WHERE id = ?1`},
 		// The right-hand sides see the row as it was.
 		{&s.replace, write, `UPDATE inmuebles
 			SET updated_at = CASE WHEN document = ?4 THEN updated_at ELSE ?5 END, document = ?4
@@ -60,7 +66,6 @@ func NewSQLite(ctx context.Context, write, read *sqlx.DB) (*SQLite, error) {
 		{&s.has, write, `SELECT EXISTS (SELECT 1 FROM inmuebles WHERE id = ?)`},
 		{&s.current, write, `SELECT ` + sqliteColumns + ` FROM inmuebles WHERE id = ?`},
 		{&s.known, write, `SELECT ` + sqliteColumns + ` FROM inmuebles WHERE id IN (SELECT value FROM json_each(?))`},
-		{&s.overwrite, write, `UPDATE inmuebles SET updated_at = ?2, document = ?3 WHERE id = ?1`},
 		{&s.once, write, `SELECT print, answer FROM idempotency WHERE key = ? AND expires_at > ?`},
 		{&s.keepOnce, write, `INSERT INTO idempotency (key, print, answer, expires_at) VALUES (?, ?, ?, ?)`},
 		{&s.sweepOnce, write, `DELETE FROM idempotency WHERE expires_at <= ?`},
@@ -82,7 +87,7 @@ func (s *SQLite) Close() error {
 	errs := []error{s.finds.close(), s.folder.close()}
 	for _, stmt := range []*sqlx.Stmt{
 		s.get, s.check, s.insert, s.replace, s.remove, s.has,
-		s.current, s.overwrite, s.known, s.once, s.keepOnce, s.sweepOnce,
+		s.current, s.add, s.overwrite, s.known, s.once, s.keepOnce, s.sweepOnce,
 	} {
 		if stmt != nil {
 			errs = append(errs, stmt.Close())

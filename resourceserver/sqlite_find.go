@@ -103,12 +103,9 @@ func (s *SQLite) find(ctx context.Context, q Query, keyed bool) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
-	months, err := s.months(ctx, &q, steps)
-	if err != nil {
-		return Page{}, err
-	}
+	keyed = keyed || !steps[0].months && len(arms(&q)) > 1
 	page := newPage(&q)
-	if len(steps) == 1 && months == nil {
+	if len(steps) == 1 {
 		err := s.findPart(ctx, nil, &q, &steps[0], &page, keyed)
 		return page, err
 	}
@@ -117,11 +114,6 @@ func (s *SQLite) find(ctx context.Context, q Query, keyed bool) (Page, error) {
 		return Page{}, sqliteError(ctx, "read", err)
 	}
 	defer func() { _ = tx.Rollback() }() // it has only read
-	if months != nil {
-		if err := months.replace(ctx, tx, &q); err != nil {
-			return Page{}, err
-		}
-	}
 	for i := range steps {
 		if err := s.findPart(ctx, tx, &q, &steps[i], &page, keyed); err != nil {
 			return Page{}, err
@@ -136,18 +128,24 @@ func (s *SQLite) find(ctx context.Context, q Query, keyed bool) (Page, error) {
 // step is a statement for a page: what it looks for beside the query's own
 // condition, and among which rows.
 type step struct {
-	part query.Node
-	from candidates
+	part   query.Node
+	from   candidates
+	months bool // instead of a range of them
+	dense  bool // the place has so many that the newest of all soon fill the page
 }
 
 // steps are the statements for a page, each to be asked if those before it
 // haven't filled it. A circle that they have in them is taken out of q.Where.
 func (s *SQLite) steps(ctx context.Context, q *Query) ([]step, error) {
-	most := maxCandidates
-	if q.alongPlaces() { // else a page is found along the order, and is dear where few fit
-		most = min(most, 4*q.Limit)
+	worth, err := s.worthOf(ctx, q)
+	if err != nil {
+		return nil, err
 	}
-	from, usable, err := s.narrow(ctx, &q.Where, most)
+	from, usable, err := s.narrow(ctx, &q.Where, worth)
+	if err != nil {
+		return nil, err
+	}
+	months, err := s.byMonths(ctx, q, &from)
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +153,7 @@ func (s *SQLite) steps(ctx context.Context, q *Query) ([]step, error) {
 	q.Where = rest
 	steps := make([]step, len(parts))
 	for i, part := range parts {
-		steps[i] = step{part, from}
+		steps[i] = step{part, from, months, from.all() && usable && q.newestOfPlace()}
 		if from.all() && usable {
 			steps[i].from = placesOf(&part) // of a ring
 		}
@@ -166,10 +164,6 @@ func (s *SQLite) steps(ctx context.Context, q *Query) ([]step, error) {
 // findPart adds to the page the rows of one part of the query.
 func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, one *step, page *Page, keyed bool) error {
 	text, args := findSQL(q, one, keyed)
-	args = append(args, q.Limit-page.met+1, q.Skip)
-	if !keyed {
-		text, args = packedSQL(text), append([]any{maxPageBytes / (q.Limit + 1)}, args...)
-	}
 	stmt, err := s.finds.get(ctx, text)
 	if err != nil {
 		return err
@@ -177,7 +171,7 @@ func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, one *step,
 	if tx != nil {
 		stmt = tx.StmtxContext(ctx, stmt) //nolint:sqlclosecheck // the end of the transaction does
 	}
-	rows, err := stmt.QueryxContext(ctx, args...)
+	rows, err := stmt.QueryxContext(ctx, append(args, q.Limit-page.met+1, q.Skip)...)
 	if err != nil {
 		return sqliteError(ctx, "read", err)
 	}
@@ -189,25 +183,45 @@ func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, one *step,
 
 // findSQL is the statement for one part of a query, but for its last two
 // values: limit and offset. Behind the columns of a document stand the keys
-// of the order, if they are wanted, but for the last, which is the id. Several
-// arms can be ordered only by what is there.
+// of the order, but for the last, which is the id; or else the rows come
+// packed. Several arms can be ordered only by what is there.
+//
+// SQLite gives an aggregate its rows in the order of a subquery that has a
+// LIMIT, as each page here has: TestAnswersOfPages.
 func findSQL(q *Query, one *step, keyed bool) (text string, args []any) {
+	if one.months {
+		return monthsSQL(q, one, keyed)
+	}
 	wheres := []query.Node{q.Where}
 	if one.from.all() {
 		wheres = arms(q)
 	}
-	b := make([]byte, 0, 512)
+	b := make([]byte, 0, 1024)
+	if !keyed {
+		b = append(b, "SELECT CAST(group_concat(packed, '"+rowMark+"') AS BLOB), count(*) FROM ("...)
+	}
 	for i, where := range wheres {
 		if i > 0 {
 			b = append(b, " UNION ALL "...)
 		}
-		b = append(b, "SELECT "+sqliteColumns...)
+		if keyed {
+			b = append(b, "SELECT "+sqliteColumns...)
+		} else {
+			b, args = append(b, "SELECT "+packedColumns...), append(args, maxPageBytes/(q.Limit+1))
+		}
+		if !keyed && len(wheres) > 1 {
+			b = append(b, ", id"...)
+		}
 		if keyed || len(wheres) > 1 {
 			for _, k := range q.Order[:len(q.Order)-1] {
 				b, args = k.Field.AppendSelect(append(b, ", "...), args)
 			}
 		}
-		b, args = one.from.appendFrom(b, args)
+		if one.dense {
+			b = append(b, " FROM inmuebles INDEXED BY inmuebles_date_place WHERE "...) // SQLite would sort the strip of longitudes
+		} else {
+			b, args = one.from.appendFrom(b, args)
+		}
 		b, args = where.AppendSQL(b, args)
 		b = append(b, " AND "...)
 		b, args = one.part.AppendSQL(b, args)
@@ -218,7 +232,11 @@ func findSQL(q *Query, one *step, keyed bool) (text string, args []any) {
 	b = append(b, " ORDER BY "...)
 	b = q.Order.AppendSQL(b)
 	// A bare ? as the limit has SQLite plan the statement anew each time.
-	return string(append(b, " LIMIT ?+0 OFFSET ?"...)), args
+	b = append(b, " LIMIT ?+0 OFFSET ?"...)
+	if !keyed {
+		b = append(b, ')')
+	}
+	return string(b), args
 }
 
 // What stands between the rows of a packed page, and between the columns of a
@@ -230,18 +248,13 @@ const (
 	columnMark = "\x1f"
 )
 
-// packedSQL is a statement of findSQL's whose rows come packed into one, and
-// how many there are. Its first value is how long a document may be, so that
-// a page's don't have to fit into memory whatever they are; the text of one
-// that is longer stays out.
-//
-// SQLite gives an aggregate its rows in the order of a subquery that has a
-// LIMIT, as each page here has: TestAnswersOfPages.
-func packedSQL(text string) string {
-	const between = ", '" + columnMark + "', "
-	return "SELECT CAST(group_concat(concat(id" + between + "owner" + between + "created_at" + between + "updated_at" + between +
-		"iif(octet_length(document) <= ?, document, '')), '" + rowMark + "') AS BLOB), count(*) FROM (" + text + ")"
-}
+// packedColumns are sqliteColumns in one. Its value is how long a document may
+// be, so that a page's don't have to fit into memory whatever they are: of one
+// that is longer the text stays out.
+const packedColumns = "concat(id" + besides + "owner" + besides + "created_at" + besides + "updated_at" + besides +
+	"iif(octet_length(document) <= ?, document, '')) AS packed"
+
+const besides = ", '" + columnMark + "', "
 
 // sqliteRow is a row of sqliteColumns.
 type sqliteRow struct {
@@ -256,38 +269,38 @@ func (r *sqliteRow) inmueble() (m Inmueble, err error) {
 	return m, err
 }
 
-// keys are those of a row whose document is in our own form.
+// keys are those of a row whose document is in our own form: it went the short
+// way.
 func (r *sqliteRow) keys(order query.Order) ([]any, error) {
-	m, err := r.inmueble()
-	if err != nil {
-		return nil, errNotPacked
-	}
 	keys := make([]any, len(order))
 	for i, k := range order {
-		if filterFields[k.Field.Name] != k.Field { // no member of ours
+		switch f := k.Field; {
+		case filterFields[f.Name] != f: // no member of ours
 			return nil, errNotPacked
-		}
-		keys[i] = m.filterValue(k.Field)
-		if v, ok := keys[i].(bool); ok { // SQLite's are 0 and 1
-			keys[i] = int64(0)
-			if v {
-				keys[i] = int64(1)
-			}
-		}
-		if k.Field.Kind != query.Date {
-			continue
-		}
-		// The key's own member, if it is there. A quotation mark within a text
-		// has a backslash before it.
-		if _, behind, found := bytes.Cut(r.document, []byte(recipes[fieldIndex[k.Field.Name]].key)); found {
-			text, _, ok := plainText(behind)
-			if !ok {
+		case f.Name == nameOwner:
+			keys[i] = string(r.owner)
+		case f.Name == nameCreatedAt:
+			keys[i] = instant(r.created)
+		case f.Name == nameUpdatedAt:
+			keys[i] = instant(r.updated)
+		case fieldIndex[f.Name] == 0:
+			keys[i] = string(r.id)
+		default:
+			var ok bool
+			if keys[i], ok = recipes[fieldIndex[f.Name]].keyIn(r.document); !ok {
 				return nil, errNotPacked
 			}
-			keys[i] = string(text)
 		}
 	}
 	return keys, nil
+}
+
+// instant is a time as a key.
+func instant(ms sql.NullInt64) any {
+	if !ms.Valid {
+		return nil
+	}
+	return ms.Int64
 }
 
 // readPacked adds the rows of a packed page to a page until it is full, and
@@ -344,19 +357,31 @@ func readPacked(ctx context.Context, rows *sqlx.Rows, page *Page, q *Query) erro
 
 // unpack takes the first row of a packed page, and returns what is behind it.
 func (r *sqliteRow) unpack(b []byte) (rest []byte) {
-	column := func() (text []byte) {
-		text, b, _ = bytes.Cut(b, []byte(columnMark))
-		return text
-	}
-	number := func() (n sql.NullInt64) {
+	r.id, b = cut(b, columnMark)
+	r.owner, b = cut(b, columnMark)
+	created, b := cut(b, columnMark)
+	updated, b := cut(b, columnMark)
+	r.document, rest = cut(b, rowMark)
+	number := func(text []byte) (n sql.NullInt64) {
 		var err error
-		n.Int64, err = strconv.ParseInt(string(column()), 10, 64)
+		n.Int64, err = strconv.ParseInt(string(text), 10, 64)
 		n.Valid = err == nil // NULL is empty
 		return n
 	}
-	r.id, r.owner, r.created, r.updated = column(), column(), number(), number()
-	r.document, rest, _ = bytes.Cut(b, []byte(rowMark))
+	r.created = number(created)
+	if r.updated = r.created; !bytes.Equal(updated, created) {
+		r.updated = number(updated)
+	}
 	return rest
+}
+
+// cut is what stands before a mark, all if there is none, and behind it.
+func cut(b []byte, mark string) (before, behind []byte) {
+	at := bytes.IndexByte(b, mark[0])
+	if at < 0 {
+		return b, nil
+	}
+	return b[:at], b[at+1:]
 }
 
 // readRows adds rows with their keys to a page until it is full, and closes
@@ -392,7 +417,7 @@ func readRows(ctx context.Context, rows *sqlx.Rows, page *Page, q *Query) error 
 
 // Count counts rows.
 func (s *SQLite) Count(ctx context.Context, where query.Node, most int) (n int, err error) {
-	from, _, err := s.narrow(ctx, &where, maxCounted)
+	from, _, err := s.narrow(ctx, &where, counted)
 	if err != nil {
 		return 0, err
 	}

@@ -107,7 +107,7 @@ func (s *SQLite) Load(ctx context.Context, b Batch) (l Loaded, err error) {
 		if err := s.first(ctx, tx, b.Once); err != nil {
 			return err
 		}
-		insert, known := tx.StmtxContext(ctx, s.insert), tx.StmtxContext(ctx, s.known)
+		insert, known := tx.StmtxContext(ctx, s.add), tx.StmtxContext(ctx, s.known)
 		err := b.load(func(rows []Row, first int) error {
 			if b.plain() {
 				return s.insertAll(ctx, insert, &b, rows, first, &l)

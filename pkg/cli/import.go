@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -89,6 +91,7 @@ func (c *importCmd) Run(p *program) (err error) {
 		opts.Draft = &resourceserver.CatalogueDraft{}
 		defer func() { err = c.draft(p, draft, opts.Draft, err) }()
 	}
+	defer boundMemory()()
 	in, size, err := c.open(p)
 	if err != nil {
 		return err
@@ -120,6 +123,21 @@ func (c *importCmd) Run(p *program) (err error) {
 		return fmt.Errorf("rows 1 to %d are stored, go on with --from %d: %w", report.Done, report.Done+1, err)
 	}
 	return fmt.Errorf("nothing was stored: %w", err)
+}
+
+// importMemory is what the runtime tries to do with. An import has little in
+// use, but the window of a packed file, up to 16 MiB, is part of that, and the
+// runtime would else let as much again come together as garbage.
+const importMemory = 32 << 20
+
+// boundMemory sets it, unless GOMEMLIMIT says something, and returns what ends
+// it.
+func boundMemory() (end func()) {
+	if before := debug.SetMemoryLimit(-1); before != math.MaxInt64 { // only reads it
+		return func() {}
+	}
+	debug.SetMemoryLimit(importMemory)
+	return func() { debug.SetMemoryLimit(math.MaxInt64) }
 }
 
 // draft ends the file of --infer-catalogue: there is none of an import that

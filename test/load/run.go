@@ -107,7 +107,7 @@ func closed(ctx context.Context, f call, clients int, d time.Duration) *outcome 
 
 // mostUnderWay bounds the requests of an open run that have no answer yet. A
 // service that is so far behind has failed, and the machine is not to follow.
-const mostUnderWay = 4096
+const mostUnderWay = 1 << 16
 
 // errBehind is the failure of requests that could not be sent for that reason.
 var errBehind = errors.New("too many requests are without an answer")
