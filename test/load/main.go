@@ -55,6 +55,7 @@ type settings struct {
 	page    string
 	profile string
 	soak    time.Duration
+	short   bool
 }
 
 func main() {
@@ -67,6 +68,7 @@ func main() {
 	flag.StringVar(&o.page, "page", "", "page whose tables are to be replaced by those of this run; the plots go into a folder beside it")
 	flag.StringVar(&o.profile, "profile", "", "folder for profiles of the service; nothing is measured then")
 	flag.DurationVar(&o.soak, "soak", 0, "run all operations at the same time, for so long, and look at what grows")
+	flag.BoolVar(&o.short, "short", false, "tell what is missed, but don't fail for it: for short runs on busy machines")
 	flag.Parse()
 	if o.seconds <= 0 || o.workers < 1 || flag.NArg() > 0 {
 		fmt.Fprintln(os.Stderr, "load: -seconds must be more than 0, -workers 1 or more")
@@ -78,7 +80,7 @@ func main() {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "load:", err)
 	}
-	if err != nil || !kept {
+	if err != nil || !kept && !o.short {
 		os.Exit(1)
 	}
 }
