@@ -30,6 +30,9 @@ const (
 // isAdministrator is the condition of the index users_administrators.
 const isAdministrator = "' ' || roles || ' ' LIKE '% admin %'"
 
+// canAdminister is the condition of a user who is one and can log in.
+const canAdminister = "(" + isAdministrator + " AND disabled_at IS NULL)"
+
 // findUsers returns the users that a filter chooses, the newest first: an id is
 // a UUIDv7, so ids are in the order of their making.
 func (s *Store) findUsers(ctx context.Context, f UserFilter) ([]userRow, error) {
@@ -92,16 +95,40 @@ func forChange(tx *sqlx.Tx) string {
 	return "" // SQLite has one writer
 }
 
+// uuidType is what ids are stored as.
+func uuidType(tx *sqlx.Tx) string {
+	if tx.DriverName() == "postgres" {
+		return "uuid"
+	}
+	return "text"
+}
+
 // keepAdministrator returns [ErrLastAdministrator] when a user is the only
 // administrator who can log in. Until tx ends, nobody else takes one away: all
-// who may, lock every administrator, in one order, before anything else.
+// who may, lock every administrator and the user that they change, in one
+// order, before anything else. (The user may have been one when somebody else
+// looked, so to lock that row later would be out of order.)
 func keepAdministrator(ctx context.Context, tx *sqlx.Tx, id string) error {
-	var ids []string
-	err := tx.SelectContext(ctx, &ids, "SELECT id FROM users WHERE "+isAdministrator+" AND disabled_at IS NULL ORDER BY id"+forChange(tx))
+	var locked []struct {
+		ID            string
+		Administrator bool
+	}
+	err := tx.SelectContext(ctx, &locked, tx.Rebind("SELECT id, "+canAdminister+" AS administrator FROM users WHERE id IN (SELECT id FROM users WHERE "+
+		canAdminister+" UNION SELECT CAST(? AS "+uuidType(tx)+")) ORDER BY id"+forChange(tx)), id)
 	if err != nil {
 		return fmt.Errorf("look for administrators: %w", err)
 	}
-	if slices.Equal(ids, []string{id}) {
+	last := false
+	for _, u := range locked {
+		if !u.Administrator {
+			continue
+		}
+		if u.ID != id {
+			return nil
+		}
+		last = true
+	}
+	if last {
 		return ErrLastAdministrator
 	}
 	return nil
