@@ -479,7 +479,7 @@ func (a *Accounts) rotate(ctx context.Context, text string, from peer) (*grant, 
 	}
 	current, err := row.judge(now, shown, a.limits.Grace)
 	if errors.Is(err, ErrReused) {
-		if endErr := a.store.end(ctx, shown.session, reasonReused, now); endErr != nil {
+		if endErr := a.store.end(ctx, shown.session, row.UserID, reasonReused, now); endErr != nil {
 			return nil, endErr
 		}
 	}
@@ -511,7 +511,7 @@ func (a *Accounts) signOut(ctx context.Context, text string) error {
 	if !shown.genuine(row.MarkKey) {
 		return ErrInvalidGrant
 	}
-	return a.store.end(ctx, shown.session, "signed out", a.now())
+	return a.store.end(ctx, shown.session, row.UserID, "signed out", a.now())
 }
 
 // Sweep deletes sessions that expired a month ago, expired links and counts, and accounts whose owners

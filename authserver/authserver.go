@@ -183,6 +183,9 @@ const apiDescription = "Users, sessions and tokens. Every path also works with a
 // Run publishes what has ended, sends mail, and deletes what has expired now
 // and then, until ctx ends.
 func (s *Server) Run(ctx context.Context) {
+	// Nothing else goes before this: until the feed has been read once the
+	// server isn't ready, and by now there is one connection to the database.
+	s.feed.look(ctx)
 	var group sync.WaitGroup
 	defer group.Wait()
 	group.Go(func() { s.watchClients(ctx) })

@@ -6,15 +6,14 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"runtime/debug"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/sync/semaphore"
+
+	"github.com/urbandata/urbandata/pkg/web"
 )
 
 // argon2id as OWASP recommends it: 19 MiB, two passes, one lane. One hash
@@ -74,7 +73,7 @@ type hasher struct {
 }
 
 func newHasher() *hasher {
-	slots := max(1, min(int64(runtime.GOMAXPROCS(0))-1, memoryLimit()/4/(int64(hashParams.memory)<<10)))
+	slots := max(1, min(int64(runtime.GOMAXPROCS(0))-1, web.MemoryLimit()/4/(int64(hashParams.memory)<<10)))
 	h := &hasher{
 		slots: slots, queued: make(chan struct{}, slots*(turnsPerSlot+queuePerSlot)),
 		turns: semaphore.NewWeighted(slots * turnsPerSlot), running: semaphore.NewWeighted(slots),
@@ -86,24 +85,6 @@ func newHasher() *hasher {
 	})
 	h.idle.Stop()
 	return h
-}
-
-// memoryLimit is what this process may use, in bytes: the least of what the
-// runtime was told, the container allows and the machine has.
-func memoryLimit() int64 {
-	limit := debug.SetMemoryLimit(-1) // only reads it
-	if text, err := os.ReadFile("/sys/fs/cgroup/memory.max"); err == nil {
-		if n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil { // or "max"
-			limit = min(limit, n)
-		}
-	}
-	if text, err := os.ReadFile("/proc/meminfo"); err == nil {
-		var kib int64
-		if _, err := fmt.Sscanf(string(text), "MemTotal: %d kB", &kib); err == nil {
-			limit = min(limit, kib<<10)
-		}
-	}
-	return limit
 }
 
 // turn is the turn of somebody whose password is to be hashed.

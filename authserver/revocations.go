@@ -170,16 +170,6 @@ func (f *feed) run(ctx context.Context) {
 	tick := time.NewTicker(feedTick)
 	defer tick.Stop()
 	for {
-		err := f.step(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil && !f.failing:
-			f.log.LogAttrs(ctx, slog.LevelWarn, "the revocations feed can't be published: verifiers go by the life of tokens", slog.String("cause", err.Error()))
-		case err == nil && f.failing:
-			f.log.LogAttrs(ctx, slog.LevelInfo, "the revocations feed is published again")
-		}
-		f.failing = err != nil
 		wake := f.store.wake
 		if f.failing {
 			wake = nil // what fails isn't tried more often than the clock says
@@ -190,7 +180,22 @@ func (f *feed) run(ctx context.Context) {
 		case <-wake:
 		case <-tick.C:
 		}
+		f.look(ctx)
 	}
+}
+
+// look makes a step, and says in the log when that begins and ceases to fail.
+func (f *feed) look(ctx context.Context) {
+	err := f.step(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return
+	case err != nil && !f.failing:
+		f.log.LogAttrs(ctx, slog.LevelWarn, "the revocations feed can't be published: verifiers go by the life of tokens", slog.String("cause", err.Error()))
+	case err == nil && f.failing:
+		f.log.LogAttrs(ctx, slog.LevelInfo, "the revocations feed is published again")
+	}
+	f.failing = err != nil
 }
 
 // step brings the feed to where the database is.

@@ -482,5 +482,5 @@ func (s *Server) signOut(ctx context.Context, in *signOutInput) (*struct{}, erro
 	if err != nil {
 		return nil, errToken
 	}
-	return nil, s.accounts.store.end(ctx, session, "signed out", s.issuer.now())
+	return nil, s.accounts.store.end(ctx, session, claims.Subject, "signed out", s.issuer.now())
 }

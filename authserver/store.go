@@ -52,10 +52,6 @@ type Store struct {
 func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 	s := &Store{write: write, read: read, wake: make(chan struct{}, 1), audit: audit.NewLog(write, AuditLog)}
 	s.logs = map[string]*audit.Log{AuditLog: s.audit, keys.AuditLog: audit.NewLog(write, keys.AuditLog)}
-	insertSession := insertSessionSQL
-	if write.DriverName() == "postgres" {
-		insertSession = insertAuditedSessionSQL
-	}
 	for _, p := range []struct {
 		stmt **sqlx.Stmt
 		db   *sqlx.DB
@@ -64,10 +60,10 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 		{&s.userByEmail, read, selectUser + " WHERE email_key = ?"},
 		{&s.userForLogin, read, userForLoginSQL},
 		{&s.userByID, read, selectUser + " WHERE id = ?"},
-		{&s.insertSession, write, insertSession},
+		{&s.insertSession, write, s.withEntry(insertSessionSQL)},
 		{&s.rotate, write, rotateSQL},
 		{&s.readSession, write, readSessionSQL},
-		{&s.endSession, write, "UPDATE sessions SET ended_at = ?, ended_reason = ? WHERE id = ? AND ended_at IS NULL RETURNING user_id"},
+		{&s.endSession, write, s.withEntry(endSessionSQL)},
 		{&s.liveUser, read, selectUser + ` WHERE disabled_at IS NULL AND id =
 			(SELECT user_id FROM sessions WHERE id = ? AND` + isLive + `)`},
 		{&s.queueEntry, write, audit.QueueSQL("")},
@@ -312,41 +308,15 @@ const insertSessionSQL = `INSERT INTO sessions (id, user_id, client_id, audience
 	VALUES (?, (SELECT id FROM users WHERE id = ? AND password_hash = ? AND disabled_at IS NULL), ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?)
 	ON CONFLICT (id) DO NOTHING`
 
-// On PostgreSQL a login and its entry in the audit are one statement: it is as
-// much one transaction as two between BEGIN and COMMIT are, and one round trip
-// in place of four. SQLite knows no such statement, and has no round trips.
-var insertAuditedSessionSQL = "WITH started AS (" + insertSessionSQL + " RETURNING id) " + audit.QueueSQL("started")
-
 // startSession stores a session for the user whose password was checked
 // against passwordHash, or returns [ErrNoUser] when that no longer holds.
 func (s *Store) startSession(ctx context.Context, n *newSession, passwordHash string) error {
 	created := n.CreatedAt.UnixMilli()
-	session := []any{
-		n.ID.String(), n.UserID, passwordHash, n.ClientID, n.Audience,
-		n.MarkKey, n.CurrentHash, created, created, n.IdleExpiresAt.UnixMilli(), n.ExpiresAt.UnixMilli(),
-		n.Peer.UserAgent, n.Peer.network(), n.AMR,
-	}
-	login := act{what: actLogin, whom: userName(n.UserID), after: loginState{n.ID.String(), n.ClientID, n.Audience, n.AMR}}
-	entry, err := login.entry(ctx, n.CreatedAt)
-	if err != nil {
-		return err
-	}
-	err = again(func() error {
-		if s.write.DriverName() == "postgres" {
-			_, err := s.insertSession.ExecContext(ctx, slices.Concat(session, s.audit.QueueArgs(entry))...)
-			return err
-		}
-		return s.transaction(ctx, func(tx *sqlx.Tx) error {
-			res, err := tx.StmtxContext(ctx, s.insertSession).ExecContext(ctx, session...)
-			if err != nil {
-				return err
-			}
-			if rows, err := res.RowsAffected(); err != nil || rows == 0 {
-				return err // it is there, and its entry with it
-			}
-			return s.queue(ctx, tx, entry)
-		})
-	})
+	err := s.audited(ctx, n.CreatedAt, act{
+		what: actLogin, whom: userName(n.UserID), after: loginState{n.ID.String(), n.ClientID, n.Audience, n.AMR},
+	}, s.insertSession,
+		n.ID.String(), n.UserID, passwordHash, n.ClientID, n.Audience, n.MarkKey, n.CurrentHash, created, created,
+		n.IdleExpiresAt.UnixMilli(), n.ExpiresAt.UnixMilli(), n.Peer.UserAgent, n.Peer.network(), n.AMR)
 	if isNull(err) {
 		return ErrNoUser
 	}
@@ -413,24 +383,55 @@ func (s *Store) loadSession(ctx context.Context, id uuid.UUID) (*session, error)
 	return &row, nil
 }
 
-// end ends a session; one that has ended already stays as it is.
-func (s *Store) end(ctx context.Context, id uuid.UUID, reason string, now time.Time) error {
+const endSessionSQL = "UPDATE sessions SET ended_at = ?, ended_reason = ? WHERE id = ? AND" + isOf + "AND ended_at IS NULL"
+
+// end ends a session of a user; one that has ended already stays as it is.
+func (s *Store) end(ctx context.Context, id uuid.UUID, userID, reason string, now time.Time) error {
 	defer s.ended()
+	a := act{what: actSessionEnded, whom: userName(userID), why: reason, after: sessionsState{[]string{id.String()}, 1}}
+	if reason == reasonReused {
+		a.what, a.who = actSessionReused, actorAnonymous // the thief, or who was robbed
+	}
+	if err := s.audited(ctx, now, a, s.endSession, now.UnixMilli(), reason, id.String(), userID); err != nil {
+		return fmt.Errorf("end a session: %w", err)
+	}
+	return nil
+}
+
+// withEntry is a statement that changes one row, to be run by audited. On
+// PostgreSQL the act and its entry in the audit become one statement: that is
+// as much one transaction as two between BEGIN and COMMIT are, in one round
+// trip in place of four. SQLite knows no such statement, and has no round
+// trips.
+func (s *Store) withEntry(statement string) string {
+	if s.write.DriverName() != "postgres" {
+		return statement
+	}
+	return "WITH act AS (" + statement + " RETURNING 1) " + audit.QueueSQL("act")
+}
+
+// audited runs a statement that withEntry has made, and logs the act if it
+// changed a row: both or neither. It may take place twice; the second time
+// nothing may be left to change.
+func (s *Store) audited(ctx context.Context, now time.Time, a act, stmt *sqlx.Stmt, args ...any) error {
+	entry, err := a.entry(ctx, now)
+	if err != nil {
+		return err
+	}
 	return again(func() error {
+		if s.write.DriverName() == "postgres" {
+			_, err := stmt.ExecContext(ctx, slices.Concat(args, s.audit.QueueArgs(entry))...)
+			return err //nolint:wrapcheck // the caller says what it was doing
+		}
 		return s.transaction(ctx, func(tx *sqlx.Tx) error {
-			var userID string
-			err := tx.StmtxContext(ctx, s.endSession).GetContext(ctx, &userID, now.UnixMilli(), reason, id.String()) //nolint:sqlclosecheck // it goes with the transaction
-			if errors.Is(err, sql.ErrNoRows) {
-				return nil
-			}
+			res, err := tx.StmtxContext(ctx, stmt).ExecContext(ctx, args...)
 			if err != nil {
-				return fmt.Errorf("end a session: %w", err)
+				return err //nolint:wrapcheck // the caller says what it was doing
 			}
-			a := act{what: actSessionEnded, whom: userName(userID), why: reason, after: sessionsState{[]string{id.String()}, 1}}
-			if reason == reasonReused {
-				a.what, a.who = actSessionReused, actorAnonymous // the thief, or who was robbed
+			if rows, err := res.RowsAffected(); err != nil || rows == 0 {
+				return err //nolint:wrapcheck // it was so already, and has its entry
 			}
-			return s.record(ctx, tx, now, a)
+			return s.queue(ctx, tx, entry)
 		})
 	})
 }

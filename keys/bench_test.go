@@ -157,6 +157,49 @@ func BenchmarkTick(b *testing.B) {
 	b.ReportMetric(float64(w.loads-loads+w.swaps-swaps)/float64(b.N), "queries/op")
 }
 
+// BenchmarkGrowth measures what the keeper does with 40 keys in the ring,
+// against two: one that signs and one that stands by. A tick looks at every
+// key, but it is one every few seconds, and no request waits for it.
+func BenchmarkGrowth(b *testing.B) {
+	few, many := newKeeper(b, memory(b), edOnly(), keys.Options{}), newKeeper(b, memory(b), edOnly(), keys.Options{})
+	tick(b, few, few, many, many)
+	for len(many.Ring().Keys) < 40 {
+		if err := many.Rotate(b.Context(), jose.EdDSA, true); err != nil {
+			b.Fatal(err)
+		}
+		tick(b, many)
+	}
+	payload := marshalClaims(b)
+	for _, tc := range []struct {
+		name string
+		do   func(*keys.Keeper)
+	}{
+		{"sign", func(k *keys.Keeper) {
+			s, err := k.Signer(jose.EdDSA)
+			if err == nil {
+				_, err = s.Sign("at+jwt", payload)
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+		}},
+		{"tick", func(k *keys.Keeper) { tick(b, k) }},
+	} {
+		b.Run("keys/"+tc.name, func(b *testing.B) {
+			var first, then []time.Duration
+			for b.Loop() {
+				start := time.Now()
+				tc.do(few)
+				middle := time.Now()
+				tc.do(many)
+				first, then = append(first, middle.Sub(start)), append(then, time.Since(middle))
+			}
+			b.ReportMetric(float64(median(then))/float64(median(first)), "x/2-keys")
+			b.ReportMetric(float64(median(then))/1e3, "µs-40-keys")
+		})
+	}
+}
+
 // BenchmarkSaw is what the JWKS handler does for a verifier with a name, which
 // goes on with the same set.
 func BenchmarkSaw(b *testing.B) {

@@ -2,14 +2,13 @@ package resourceserver
 
 import (
 	"context"
-	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
-	"github.com/jmoiron/sqlx"
 	"go.mongodb.org/mongo-driver/bson"
 	"go.mongodb.org/mongo-driver/mongo"
 	"go.mongodb.org/mongo-driver/mongo/options"
@@ -20,10 +19,6 @@ import (
 const (
 	// maxArms is how many values of property_type are looked for one by one.
 	maxArms = 8
-
-	// maxMonths is how many values of start_month are. There are twelve, but
-	// nothing keeps a client from writing others.
-	maxMonths = 24
 
 	// manyDocuments is from how many on a condition on start_month is looked
 	// for value by value: with fewer, what an index passes by instead is less
@@ -38,41 +33,29 @@ const (
 // first page. Most queries have one arm, their condition.
 func arms(q *Query) []query.Node {
 	one := []query.Node{q.Where}
-	kinds, months, listing := -1, -1, false
 	if !q.byDateOfListing() {
 		return one
 	}
+	kinds, listing := -1, false
 	for i := range q.Where.Nodes {
 		switch n := &q.Where.Nodes[i]; {
 		case n.Op == query.Eq && n.Field == filterFields["listing_type"]:
 			listing = true
 		case n.Op == query.In && n.Field == filterFields["property_type"]:
 			kinds = i
-		case n.Op == query.In && n.Field == monthByValue:
-			months = i
 		}
 	}
-	if !listing || kinds < 0 && months < 0 {
+	if !listing || kinds < 0 {
 		return one
 	}
-	all := one
-	for _, split := range []struct{ at, most int }{{kinds, maxArms}, {months, maxMonths}} {
-		if split.at < 0 {
-			continue
-		}
-		values := distinct(q.Where.Nodes[split.at].List)
-		if len(values) == 0 || len(values) > split.most {
-			return one
-		}
-		var parts []query.Node
-		for _, part := range all {
-			for _, v := range values {
-				arm := query.Node{Op: query.And, Nodes: slices.Clone(part.Nodes)}
-				arm.Nodes[split.at] = query.Node{Op: query.Eq, Field: part.Nodes[split.at].Field, Value: v}
-				parts = append(parts, arm)
-			}
-		}
-		all = parts
+	values := distinct(q.Where.Nodes[kinds].List)
+	if len(values) == 0 || len(values) > maxArms {
+		return one
+	}
+	all := make([]query.Node, len(values))
+	for i, v := range values {
+		all[i] = query.Node{Op: query.And, Nodes: slices.Clone(q.Where.Nodes)}
+		all[i].Nodes[kinds] = query.Node{Op: query.Eq, Field: filterFields["property_type"], Value: v}
 	}
 	return all
 }
@@ -95,9 +78,9 @@ func distinct(list []any) (values []any) {
 // A range of months, behind a listing_type and a property_type and by date,
 // has no index: one that has the month before the date has each month's rows
 // in order, and one that has it behind passes by all that are newer and of
-// another month, more of them the more there are. So the months that there
-// are take the place of the range. An index knows them, with a look at one key
-// for each.
+// another month, more of them the more there are. So the months take the place
+// of the range, each of which an index has in order. Nothing keeps a client
+// from writing others than the twelve: these are looked for as well.
 
 // monthRange is what a query asks of the month, apart from the rest.
 type monthRange struct {
@@ -117,144 +100,154 @@ func (q *Query) months() (r monthRange, ok bool) {
 		switch {
 		case n.Field == filterFields["start_month"]:
 			r.month.Nodes = append(r.month.Nodes, n)
-			continue
-		case n.Op == query.Eq && n.Field == filterFields["listing_type"]:
+		case n.Op == query.Eq && n.Field == filterFields["listing_type"] && r.listing == nil:
 			r.listing = n.Value
-		case n.Op == query.Eq && n.Field == filterFields["property_type"]:
+		case n.Op == query.Eq && n.Field == filterFields["property_type"] && r.kinds == nil:
 			r.kinds = []any{n.Value}
-		case n.Op == query.In && n.Field == filterFields["property_type"]:
+		case n.Op == query.In && n.Field == filterFields["property_type"] && r.kinds == nil:
 			r.kinds = distinct(n.List)
+		default:
+			r.rest = append(r.rest, n)
 		}
-		r.rest = append(r.rest, n)
 	}
 	return r, r.listing != nil && len(r.kinds) > 0 && len(r.kinds) <= maxArms && len(r.month.Nodes) > 0
 }
 
-// replaced is the condition with values in the place of the range.
-func (r *monthRange) replaced(by *query.Field, values []any) query.Node {
-	return query.Node{Op: query.And, Nodes: append(slices.Clip(r.rest), query.Node{Op: query.In, Field: by, List: values})}
+// among are those of the twelve months that the range has.
+func (r *monthRange) among() (months []any) {
+	for month := int64(1); month <= 12; month++ {
+		if r.month.Match(func(*query.Field) any { return month }) {
+			months = append(months, month)
+		}
+	}
+	return months
 }
 
-// monthByValue is start_month as the index inmuebles_month has it.
-var monthByValue = func() *query.Field {
-	f := *filterFields["start_month"]
-	f.Column = `json_extract(document, '$.start_month')`
-	return &f
-}()
+// The columns of the index inmuebles_month, as it has them.
+const (
+	sqliteMonth   = `(CASE WHEN document ->> '$.start_month' IN (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12) THEN document ->> '$.start_month' ELSE 0 END)`
+	sqliteDateKey = `(coalesce(document ->> '$.date_key', document ->> '$.date'))`
+)
 
-// findMonths looks for the months of a listing_type's property_types one after
-// the other, from each to the next: a row for each, and one without for the
-// end. What is asked of them comes behind.
-const findMonths = `WITH RECURSIVE found (kind, month) AS (
-	SELECT value, (SELECT min(json_extract(document, '$.start_month')) FROM inmuebles WHERE listing_type = ? AND property_type = value)
-		FROM json_each(?)
-	UNION ALL
-	SELECT kind, (SELECT min(json_extract(document, '$.start_month')) FROM inmuebles
-		WHERE listing_type = ? AND property_type = kind AND json_extract(document, '$.start_month') > month)
-		FROM found WHERE month IS NOT NULL
-	LIMIT ?)
-SELECT `
-
-// sqliteMonths puts the months that there are into the place of a range of
-// them.
-type sqliteMonths struct {
-	monthRange
-	stmt *sqlx.Stmt
-	args []any
+// byMonths reports whether months are to take the place of a range of them:
+// not where the documents are few, or found by another index.
+func (s *SQLite) byMonths(ctx context.Context, q *Query, from *candidates) (bool, error) {
+	if r, ok := q.months(); !ok || !from.all() || len(r.among()) == 12 {
+		return false, nil
+	}
+	n, err := s.size(ctx)
+	return n >= s.many, err
 }
 
-// months are what takes the place of a range of months, or nil if nothing has
-// to: they would be no better where the documents are few, or found by
-// another index.
-func (s *SQLite) months(ctx context.Context, q *Query, steps []step) (*sqliteMonths, error) {
+// monthsSQL is findSQL for a query with a range of months: the index has what
+// all arms are merged by, and only the rows of the page are fetched.
+func monthsSQL(q *Query, one *step, keyed bool) (text string, args []any) {
+	r, _ := q.months()
+	rest := query.Join(query.Node{Op: query.And, Nodes: r.rest}, one.part)
+	rest = rest.Replaced(filterFields["date"], sqliteDateKey)
+	order := "key, id"
+	switch {
+	case slices.ContainsFunc(one.part.Nodes, func(n query.Node) bool { return n.Op == query.Eq && n.Field == filterFields["date"] }):
+		order = "id" // with one date in the order SQLite would sort by it
+	case q.Order[0].Desc:
+		order = "key DESC, id"
+	}
+	if q.Order[1].Desc {
+		order += " DESC"
+	}
+	// All arms have the same values, by their numbers: to give SQLite one costs
+	// as much as a row. The number before the first is packedSQL's.
+	first := 1
+	if !keyed {
+		first = 2
+	}
+	args = append([]any{r.listing}, r.kinds...)
+	number := func(n *query.Node) string {
+		text, more := n.AppendSQL(nil, nil)
+		var b strings.Builder
+		for part := range strings.SplitAfterSeq(string(text), "?") {
+			if b.WriteString(part); strings.HasSuffix(part, "?") {
+				b.WriteString(strconv.Itoa(first + len(args)))
+				args, more = append(args, more[0]), more[1:]
+			}
+		}
+		return b.String()
+	}
+	behind, others := number(&rest), number(&r.month)
+	b := append(make([]byte, 0, 8<<10), "SELECT i.id, i.owner, i.created_at, i.updated_at, i.document"...)
+	if keyed {
+		b = append(b, ", k.key"...)
+	}
+	b = append(b, " FROM ("...)
+	for i := range r.kinds {
+		for j, month := range append(r.among(), int64(0)) {
+			if i+j > 0 {
+				b = append(b, " UNION ALL "...)
+			}
+			b = fmt.Appendf(b, "SELECT seq, %s AS key, id FROM inmuebles WHERE listing_type = ?%d AND property_type = ?%d AND %s = %d AND %s",
+				sqliteDateKey, first, first+1+i, sqliteMonth, month, behind)
+			if month == int64(0) {
+				b = append(b, " AND "+others...)
+			}
+		}
+	}
+	b = append(b, " ORDER BY "+order+" LIMIT ?+0 OFFSET ?) k CROSS JOIN inmuebles i ON i.seq = k.seq ORDER BY "+strings.ReplaceAll("k."+order, ", ", ", k.")...)
+	return string(b), args
+}
+
+// byMonths is q with those of the twelve months that are wanted in the place of
+// a range of them, which finds the same if no document has another month that
+// is wanted: one that others finds. MongoDB makes arms of the months. ok is
+// false where there is nothing to gain.
+func (s *Mongo) byMonths(ctx context.Context, q *Query) (by Query, others query.Node, ok bool, err error) {
 	r, ok := q.months()
-	if !ok || !steps[0].from.all() {
-		return nil, nil
+	months := r.among()
+	if !ok || len(months) == 12 { // nothing to pass by
+		return by, others, false, nil
 	}
 	if n, err := s.size(ctx); err != nil || n < s.many {
-		return nil, err
+		return by, others, false, err
 	}
-	month := *filterFields["start_month"]
-	month.Column = "month"
-	asked := query.Node{Op: query.And}
-	for _, n := range r.month.Nodes {
-		n.Field = &month
-		asked.Nodes = append(asked.Nodes, n)
+	with := func(month ...query.Node) query.Node {
+		return query.Node{Op: query.And, Nodes: append([]query.Node{
+			{Op: query.Eq, Field: filterFields["listing_type"], Value: r.listing},
+			{Op: query.In, Field: filterFields["property_type"], List: r.kinds},
+		}, month...)}
 	}
-	kinds, err := json.Marshal(r.kinds)
-	if err != nil {
-		return nil, fmt.Errorf("resourceserver: look for months: %w", err)
-	}
-	text, behind := asked.AppendSQL([]byte(findMonths), nil)
-	stmt, err := s.finds.get(ctx, string(text)+", month FROM found")
-	return &sqliteMonths{r, stmt, append([]any{r.listing, string(kinds), r.listing, mostMonths}, behind...)}, err
-}
-
-// mostMonths is how many rows findMonths may have, and one more.
-const mostMonths = maxArms*(maxMonths+1) + 1
-
-// replace changes q as of the moment of tx, unless there are too many months.
-func (m *sqliteMonths) replace(ctx context.Context, tx *sqlx.Tx, q *Query) error {
-	rows, err := tx.StmtxContext(ctx, m.stmt).QueryxContext(ctx, m.args...) //nolint:sqlclosecheck // the end of the transaction does
-	if err != nil {
-		return sqliteError(ctx, "look for months", err)
-	}
-	defer func() { _ = rows.Close() }() // an error of reading is rows.Err's
-	var values []any
-	n := 0
-	for rows.Next() {
-		var month any
-		var wanted sql.NullBool
-		if err := rows.Scan(&wanted, &month); err != nil {
-			return sqliteError(ctx, "look for months", err)
-		}
-		n++
-		if wanted.Bool && month != nil && !slices.Contains(values, month) {
-			values = append(values, month)
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return sqliteError(ctx, "look for months", err)
-	}
-	if n < mostMonths && len(values) <= maxMonths {
-		q.Where = m.replaced(monthByValue, values)
-	}
-	return nil
-}
-
-// byMonths puts those of the twelve months that are wanted into the place of a
-// range of them, if no document has another one that is wanted, and the
-// documents are many. MongoDB makes arms of them.
-func (s *Mongo) byMonths(ctx context.Context, q *Query) error {
-	r, ok := q.months()
-	if !ok {
-		return nil
-	}
-	var values, twelve []any
+	var twelve []any
 	for month := int64(1); month <= 12; month++ {
 		twelve = append(twelve, month)
-		if r.month.Match(func(*query.Field) any { return month }) {
-			values = append(values, month)
-		}
 	}
-	if len(values) == len(twelve) { // nothing to pass by
-		return nil
+	by = *q
+	by.Where = with(append(r.rest, query.Node{Op: query.In, Field: filterFields["start_month"], List: months})...)
+	return by, with(r.month, query.Node{Op: query.Nin, Field: filterFields["start_month"], List: twelve}), true, nil
+}
+
+// findByMonths is find with months in the place of a range, and asks
+// meanwhile whether that was right. ok is false where it wasn't, or isn't
+// worth it.
+func (s *Mongo) findByMonths(ctx context.Context, q *Query) (page Page, ok bool, err error) {
+	by, others, ok, err := s.byMonths(ctx, q)
+	if err != nil || !ok {
+		return Page{}, false, err
 	}
-	if n, err := s.size(ctx); err != nil || n < s.many {
-		return err
+	some := make(chan error, 1)
+	go func() {
+		some <- s.inmuebles.FindOne(ctx, others.Mongo(), options.FindOne().SetProjection(bson.D{{Key: "_id", Value: 1}}).SetMaxTime(timeLeft(ctx))).Err()
+	}()
+	page, err = s.findPage(ctx, &by)
+	switch none := <-some; {
+	case err != nil:
+		return Page{}, false, err
+	case errors.Is(none, mongo.ErrNoDocuments):
+		return page, true, nil
+	case none != nil:
+		return Page{}, false, mongoError("look for months", none)
 	}
-	others := query.Node{Op: query.And, Nodes: []query.Node{
-		{Op: query.Eq, Field: filterFields["listing_type"], Value: r.listing},
-		{Op: query.In, Field: filterFields["property_type"], List: r.kinds},
-		r.month,
-		{Op: query.Nin, Field: filterFields["start_month"], List: twelve},
-	}}
-	err := s.inmuebles.FindOne(ctx, others.Mongo(), options.FindOne().SetProjection(bson.D{{Key: "_id", Value: 1}}).SetMaxTime(timeLeft(ctx))).Err()
-	if errors.Is(err, mongo.ErrNoDocuments) {
-		q.Where = r.replaced(filterFields["start_month"], values)
-		return nil
+	if q.Into != nil {
+		q.Into.clear()
 	}
-	return mongoError("look for months", err)
+	return Page{}, false, nil
 }
 
 // sizeFor is how long a size of the collection is good enough.

@@ -2,6 +2,7 @@ package resourceserver
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"sync"
@@ -25,22 +26,25 @@ const (
 	eventAlive = 15 * time.Second // a comment, so that nobody between takes the stream for dead
 )
 
-// streams counts the streams of events that are open.
+// streams counts answers that last for as long as their readers like.
 type streams struct {
 	mu      sync.Mutex // guards what follows
 	all     int
 	ofOwner map[string]int
 }
 
-// enter counts one in, or says which bound there is.
-func (c *streams) enter(owner string) error {
+// errOwnersStreams says that an owner has as many open as may be.
+var errOwnersStreams = errors.New("resourceserver: too many streams of one owner")
+
+// enter counts one in, or returns errOwnersStreams, or a problem where all have
+// too many.
+func (c *streams) enter(owner string, mostOfOwner, most int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case c.ofOwner[owner] >= maxStreamsOwner:
-		return web.NewProblem(http.StatusTooManyRequests, "too_many_requests", i18n.Textf(
-			"You have %d streams of events open. Close one, or ask without Accept: %s.", maxStreamsOwner, typeEvents)).With("Retry-After", "10")
-	case c.all >= maxStreams:
+	case c.ofOwner[owner] >= mostOfOwner:
+		return errOwnersStreams
+	case c.all >= most:
 		return web.Unavailable(10 * time.Second)
 	}
 	if c.ofOwner == nil {
@@ -68,7 +72,10 @@ func (c *streams) leave(owner string) {
 func (s *Server) events(ctx context.Context, id, last string) (func(huma.Context), error) {
 	sub, _ := asker(ctx)
 	claims, _ := verify.FromContext(ctx)
-	if err := s.streams.enter(sub); err != nil {
+	if err := s.streams.enter(sub, maxStreamsOwner, maxStreams); errors.Is(err, errOwnersStreams) {
+		return nil, web.NewProblem(http.StatusTooManyRequests, "too_many_requests", i18n.Textf(
+			"You have %d streams of events open. Close one, or ask without Accept: %s.", maxStreamsOwner, typeEvents)).With("Retry-After", "10")
+	} else if err != nil {
 		return nil, err
 	}
 	return func(hctx huma.Context) {

@@ -351,11 +351,11 @@ func (a answer) noted() {
 func TestImportStreamsBound(t *testing.T) {
 	var s streams
 	for i := range maxStreams {
-		must(t, s.enter(string(rune('a'+i))))
+		must(t, s.enter(string(rune('a'+i)), 1, maxStreams))
 	}
-	if err := s.enter("z"); err == nil {
+	if err := s.enter("z", 1, maxStreams); err == nil {
 		t.Error("one too many")
 	}
 	s.leave("a")
-	must(t, s.enter("a"))
+	must(t, s.enter("a", 1, maxStreams))
 }

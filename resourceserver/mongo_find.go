@@ -117,6 +117,11 @@ func (s *Mongo) sweepFor(ctx context.Context, q *Query) error {
 // be computed of each document between the two, if anything.
 func mongoPlan(q *Query) (filter, computed, sort bson.D) {
 	filter = q.Where.Mongo()
+	if q.After == nil && q.newestOfPlace() {
+		// True of everything: MongoDB looks at what stands behind the date in
+		// the index, and not in each document, where something is asked of it.
+		filter = bson.D{{Key: "$and", Value: bson.A{bson.D{{Key: "date_key", Value: bson.D{{Key: "$gte", Value: primitive.MinKey{}}}}}, filter}}}
+	}
 	if q.After != nil {
 		// Each part is a range of the index on the order, and MongoDB merges
 		// them; with the filter outside the $or it would sort instead.
@@ -152,19 +157,24 @@ func withTextID(where *query.Node) bson.D {
 	return bson.D{{Key: "$and", Value: bson.A{where.Mongo(), text}}}
 }
 
-// find asks for one document more than wanted, to learn whether there are
-// more, and for all in one batch: the server's first batch is of 101 and a
-// second one costs a round trip. With the batch as large as the limit the
-// server would keep the cursor open, to be closed in a second trip: it is one
-// larger.
+// find is Find without rings.
 func (s *Mongo) find(ctx context.Context, q Query) (page Page, err error) {
 	if err := s.sweepFor(ctx, &q); err != nil {
 		return Page{}, err
 	}
-	if err := s.byMonths(ctx, &q); err != nil {
-		return Page{}, err
+	if page, ok, err := s.findByMonths(ctx, &q); ok || err != nil {
+		return page, err
 	}
-	filter, computed, sort := mongoPlan(&q)
+	return s.findPage(ctx, &q)
+}
+
+// findPage asks for one document more than wanted, to learn whether there are
+// more, and for all in one batch: the server's first batch is of 101 and a
+// second one costs a round trip. With the batch as large as the limit the
+// server would keep the cursor open, to be closed in a second trip: it is one
+// larger.
+func (s *Mongo) findPage(ctx context.Context, q *Query) (page Page, err error) {
+	filter, computed, sort := mongoPlan(q)
 	limit, batch := int64(q.Limit)+1, int32(q.Limit)+2 //nolint:gosec // a page is small
 	var cursor *mongo.Cursor
 	if computed == nil {
@@ -183,7 +193,7 @@ func (s *Mongo) find(ctx context.Context, q Query) (page Page, err error) {
 		return Page{}, mongoError("list", err)
 	}
 	defer func() { _ = cursor.Close(context.WithoutCancel(ctx)) }()
-	page = newPage(&q)
+	page = newPage(q)
 	var last bson.Raw // the document before, whose keys are in order but not looked up yet
 	for cursor.Next(ctx) {
 		if page.met == q.Limit || page.size >= maxPageBytes {

@@ -58,3 +58,9 @@ func (s *Mongo) Find(ctx context.Context, q Query) (Page, error) {
 	}
 	return page, nil
 }
+
+// newestOfPlace reports whether the query is about places alone, by date: the
+// index on the date has where each document is.
+func (q *Query) newestOfPlace() bool {
+	return len(q.Order) == 2 && q.Order[0].Field == filterFields["date"] && !q.Where.All() && q.Where.OnlyOn(filterFields["x_coord"], filterFields["y_coord"])
+}

@@ -119,7 +119,8 @@ type Server struct {
 	imports ImportLimits
 	working sync.Map      // *jobRun by the id of the job that is worked on here
 	wake    chan struct{} // a job has come
-	streams streams
+	streams streams       // of events
+	lists   streams       // of everything that matches
 }
 
 // New makes a server, or returns an error that wraps [ErrOptions].

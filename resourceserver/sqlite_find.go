@@ -103,12 +103,9 @@ func (s *SQLite) find(ctx context.Context, q Query, keyed bool) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
-	months, err := s.months(ctx, &q, steps)
-	if err != nil {
-		return Page{}, err
-	}
+	keyed = keyed || !steps[0].months && len(arms(&q)) > 1
 	page := newPage(&q)
-	if len(steps) == 1 && months == nil {
+	if len(steps) == 1 {
 		err := s.findPart(ctx, nil, &q, &steps[0], &page, keyed)
 		return page, err
 	}
@@ -117,11 +114,6 @@ func (s *SQLite) find(ctx context.Context, q Query, keyed bool) (Page, error) {
 		return Page{}, sqliteError(ctx, "read", err)
 	}
 	defer func() { _ = tx.Rollback() }() // it has only read
-	if months != nil {
-		if err := months.replace(ctx, tx, &q); err != nil {
-			return Page{}, err
-		}
-	}
 	for i := range steps {
 		if err := s.findPart(ctx, tx, &q, &steps[i], &page, keyed); err != nil {
 			return Page{}, err
@@ -136,18 +128,24 @@ func (s *SQLite) find(ctx context.Context, q Query, keyed bool) (Page, error) {
 // step is a statement for a page: what it looks for beside the query's own
 // condition, and among which rows.
 type step struct {
-	part query.Node
-	from candidates
+	part   query.Node
+	from   candidates
+	months bool // instead of a range of them
+	dense  bool // the place has so many that the newest of all soon fill the page
 }
 
 // steps are the statements for a page, each to be asked if those before it
 // haven't filled it. A circle that they have in them is taken out of q.Where.
 func (s *SQLite) steps(ctx context.Context, q *Query) ([]step, error) {
-	most := maxCandidates
-	if q.alongPlaces() { // else a page is found along the order, and is dear where few fit
-		most = min(most, 4*q.Limit)
+	worth, err := s.worthOf(ctx, q)
+	if err != nil {
+		return nil, err
 	}
-	from, usable, err := s.narrow(ctx, &q.Where, most)
+	from, usable, err := s.narrow(ctx, &q.Where, worth)
+	if err != nil {
+		return nil, err
+	}
+	months, err := s.byMonths(ctx, q, &from)
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +153,7 @@ func (s *SQLite) steps(ctx context.Context, q *Query) ([]step, error) {
 	q.Where = rest
 	steps := make([]step, len(parts))
 	for i, part := range parts {
-		steps[i] = step{part, from}
+		steps[i] = step{part, from, months, from.all() && usable && q.newestOfPlace()}
 		if from.all() && usable {
 			steps[i].from = placesOf(&part) // of a ring
 		}
@@ -191,6 +189,9 @@ func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, one *step,
 // SQLite gives an aggregate its rows in the order of a subquery that has a
 // LIMIT, as each page here has: TestAnswersOfPages.
 func findSQL(q *Query, one *step, keyed bool) (text string, args []any) {
+	if one.months {
+		return monthsSQL(q, one, keyed)
+	}
 	wheres := []query.Node{q.Where}
 	if one.from.all() {
 		wheres = arms(q)
@@ -216,7 +217,11 @@ func findSQL(q *Query, one *step, keyed bool) (text string, args []any) {
 				b, args = k.Field.AppendSelect(append(b, ", "...), args)
 			}
 		}
-		b, args = one.from.appendFrom(b, args)
+		if one.dense {
+			b = append(b, " FROM inmuebles INDEXED BY inmuebles_date_place WHERE "...) // SQLite would sort the strip of longitudes
+		} else {
+			b, args = one.from.appendFrom(b, args)
+		}
 		b, args = where.AppendSQL(b, args)
 		b = append(b, " AND "...)
 		b, args = one.part.AppendSQL(b, args)
@@ -412,7 +417,7 @@ func readRows(ctx context.Context, rows *sqlx.Rows, page *Page, q *Query) error 
 
 // Count counts rows.
 func (s *SQLite) Count(ctx context.Context, where query.Node, most int) (n int, err error) {
-	from, _, err := s.narrow(ctx, &where, maxCounted)
+	from, _, err := s.narrow(ctx, &where, counted)
 	if err != nil {
 		return 0, err
 	}

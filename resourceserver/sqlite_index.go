@@ -2,6 +2,7 @@ package resourceserver
 
 import (
 	"context"
+	"math"
 	"strings"
 	"time"
 
@@ -30,10 +31,6 @@ const (
 	// maxChanged is how many noted rows a query looks at beside an index. With
 	// more, as after an import, it does without the index.
 	maxChanged = 1000
-
-	// maxCandidates is how many rows a page sorts. With more, they are so many
-	// that the order's index meets them soon.
-	maxCandidates = 2000
 
 	// maxCounted is how many rows are counted and added up by way of an index.
 	// With more, the table is as good.
@@ -122,8 +119,10 @@ type candidates struct {
 }
 
 // placesOf are the candidates for a condition on places.
-func placesOf(where *query.Node) (c candidates) {
-	boxes := where.Boxes()
+func placesOf(where *query.Node) candidates { return placesIn(where.Boxes()) }
+
+// placesIn are those in boxes.
+func placesIn(boxes []query.Box) (c candidates) {
 	for i, b := range boxes {
 		if i > 0 {
 			c.text += " UNION ALL "
@@ -173,10 +172,49 @@ func (s *SQLite) number(ctx context.Context, c *candidates, most int) (n int, er
 	return n, sqliteError(ctx, "count candidates", err)
 }
 
+// worth is up to how many candidates are looked at, instead of the rows in an
+// order until a page is full.
+type worth struct {
+	places, words int
+	ranges        bool // places are also what ranges of both coordinates have
+}
+
+// counted are those of a count, and of figures, which have no order.
+var counted = worth{places: maxCounted, words: maxCounted}
+
+// worthOf are those of a page. Of n rows, those in the order pass by n/m for
+// each of m candidates, until the page is full: as many as there are
+// candidates where m² is n times the page. Where the order's index has the
+// places, a row that is passed by costs a fifteenth of a candidate, which is
+// fetched and sorted; and where the order is that of places, the strip that
+// they lie in is passed by and no other row.
+func (s *SQLite) worthOf(ctx context.Context, q *Query) (w worth, err error) {
+	w.ranges = q.newestOfPlace()
+	if w.ranges || q.Where.Boxes() != nil || q.Where.Clauses() != nil {
+		n, err := s.size(ctx)
+		if err != nil {
+			return w, err
+		}
+		m := math.Sqrt(float64(n) * float64(q.Limit+q.Skip+1))
+		w.places, w.words = int(m), int(m)
+		if w.ranges {
+			w.places = int(m / math.Sqrt(15))
+		}
+	}
+	if q.alongPlaces() {
+		w.places, w.words = min(w.places, 4*q.Limit), min(w.words, 4*q.Limit)
+	}
+	return w, nil
+}
+
 // narrow finds the fewest candidates for a condition, if an index names some
-// and there are at most most. usable is whether an index may be used at all.
-func (s *SQLite) narrow(ctx context.Context, where *query.Node, most int) (fewest candidates, usable bool, err error) {
+// and they are worth it. usable is whether an index may be used at all.
+func (s *SQLite) narrow(ctx context.Context, where *query.Node, w worth) (fewest candidates, usable bool, err error) {
 	options := []candidates{placesOf(where), wordsOf(where)}
+	if w.ranges && options[0].all() {
+		options[0] = placesIn(where.Ranges(filterFields["x_coord"], filterFields["y_coord"]))
+	}
+	best := math.MaxInt
 	changed := candidates{text: "SELECT seq FROM inmuebles_changed"}
 	for i := range options {
 		c := &options[i]
@@ -190,12 +228,13 @@ func (s *SQLite) narrow(ctx context.Context, where *query.Node, most int) (fewes
 			}
 			usable = true
 		}
+		most := min([]int{w.places, w.words}[i], best)
 		n, err := s.number(ctx, c, most+1)
 		if err != nil {
 			return candidates{}, false, err
 		}
 		if n <= most {
-			fewest, most = *c, n
+			fewest, best = *c, n
 		}
 	}
 	return fewest, usable, nil

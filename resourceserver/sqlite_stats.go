@@ -68,7 +68,7 @@ func sqliteIsOfKind(f *query.Field) string {
 
 // Stats is one statement.
 func (s *SQLite) Stats(ctx context.Context, q StatsQuery) ([]Group, error) {
-	from, _, err := s.narrow(ctx, &q.Where, maxCounted)
+	from, _, err := s.narrow(ctx, &q.Where, counted)
 	if err != nil {
 		return nil, err
 	}

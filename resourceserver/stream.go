@@ -2,12 +2,14 @@ package resourceserver
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humamux"
 
+	"github.com/urbandata/urbandata/pkg/i18n"
 	"github.com/urbandata/urbandata/pkg/web"
 )
 
@@ -31,8 +33,16 @@ func (s *Server) findInTime(ctx context.Context, q Query) (Page, error) {
 	return s.store.Find(ctx, q)
 }
 
-// streamTimeout is how long a reader may take for one piece of a list.
-const streamTimeout = time.Minute
+const (
+	// streamTimeout is how long a reader may take for a piece of a list, of 64
+	// KiB at most (pkg/web sees to that): one that stands still is cut off soon.
+	streamTimeout = 15 * time.Second
+
+	// How many lists may be streamed. Each holds a page in memory for as long
+	// as its reader takes, and nothing of the database.
+	maxLists      = 64
+	maxListsOwner = 8
+)
 
 // stream writes everything that matches, a page at a time. The first page is
 // read before the answer begins, so that a database that is away is still a
@@ -44,6 +54,13 @@ func (s *Server) stream(ctx context.Context, l *listing, f *Format) (func(huma.C
 			return nil, wrong(name, "can't be used with this Accept", "such an answer has everything that matches, whole; ask for "+typeJSON+" to get pages")
 		}
 	}
+	sub, _ := asker(ctx)
+	if err := s.lists.enter(sub, maxListsOwner, maxLists); errors.Is(err, errOwnersStreams) {
+		return nil, web.NewProblem(http.StatusTooManyRequests, "too_many_requests", i18n.Textf(
+			"You are reading %d lists to their ends. Wait for one, or ask for %s to get pages.", maxListsOwner, typeJSON)).With("Retry-After", "10")
+	} else if err != nil {
+		return nil, err
+	}
 	q := l.Query
 	q.Limit = maxLimit
 	answers := takeAnswers()
@@ -52,9 +69,11 @@ func (s *Server) stream(ctx context.Context, l *listing, f *Format) (func(huma.C
 	}
 	first, err := s.store.Find(ctx, q)
 	if err != nil {
+		s.lists.leave(sub)
 		return nil, s.problem(ctx, "", err)
 	}
 	return func(hctx huma.Context) {
+		defer s.lists.leave(sub)
 		defer answers.giveBack()
 		r, w := humamux.Unwrap(hctx)
 		control := http.NewResponseController(w)

@@ -9,8 +9,12 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/urbandata/urbandata/pkg/token"
 )
@@ -110,5 +114,113 @@ func TestStreams(t *testing.T) {
 				t.Errorf("a broken stream looks whole: %d bytes", len(body))
 			}
 		})
+	}
+}
+
+// asking is a store that knows how many pages are being read.
+type asking struct {
+	Store
+	now atomic.Int64
+}
+
+func (a *asking) Find(ctx context.Context, q Query) (Page, error) {
+	a.now.Add(1)
+	defer a.now.Add(-1)
+	return a.Store.Find(ctx, q)
+}
+
+// stalled is a reader that takes nothing until it is cut off.
+type stalled struct {
+	header  http.Header
+	cut     chan struct{}
+	largest atomic.Int64 // of the pieces
+	within  atomic.Int64 // the longest that one may take
+}
+
+func (s *stalled) Header() http.Header { return s.header }
+func (s *stalled) WriteHeader(int)     {}
+
+func (s *stalled) SetReadDeadline(time.Time) error { return nil }
+
+func (s *stalled) SetWriteDeadline(t time.Time) error {
+	s.within.Store(int64(time.Until(t)))
+	return nil
+}
+
+func (s *stalled) Write(b []byte) (int, error) {
+	s.largest.Store(max(s.largest.Load(), int64(len(b))))
+	<-s.cut
+	return 0, os.ErrDeadlineExceeded
+}
+
+// A reader that takes nothing holds a page, and nothing of the database; there
+// are only so many; and it is cut off soon.
+func TestSlowReaders(t *testing.T) {
+	inner, _ := openSQLite(t)
+	store := &asking{Store: inner}
+	_, err := store.Load(t.Context(), Batch{Rows: func(yield func(Row, error) bool) {
+		for i := range maxLimit + 1 {
+			if !yield(Row{sample(fmt.Sprintf("%06d", i)), allGiven}, nil) {
+				return
+			}
+		}
+	}})
+	must(t, err)
+	c := newClient(t, store).with("Accept", "application/x-ndjson")
+	cut := make(chan struct{})
+	var reading sync.WaitGroup
+	var readers []*stalled
+	begin := func(c *client) {
+		s := &stalled{header: http.Header{}, cut: cut}
+		readers = append(readers, s)
+		reading.Go(func() {
+			defer func() {
+				if v := recover(); v != http.ErrAbortHandler { //nolint:errorlint // net/http compares the value itself
+					t.Errorf("it ended with %v, want the connection cut", v)
+				}
+			}()
+			r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/inmuebles", http.NoBody)
+			r.Header.Set("Authorization", "Bearer "+c.token)
+			r.Header.Set("Accept", "application/x-ndjson")
+			c.server.ServeHTTP(s, r)
+		})
+	}
+	for len(readers) < maxLists {
+		if len(readers)%maxListsOwner == 0 {
+			c = c.as(fmt.Sprintf("reader-%d", len(readers)), token.ScopeInmueblesRead)
+		}
+		begin(c)
+	}
+	soon(t, "all wait for their readers", func() bool {
+		for _, s := range readers {
+			if s.largest.Load() == 0 {
+				return false
+			}
+		}
+		return true
+	})
+	if n := store.now.Load(); n != 0 {
+		t.Errorf("%d readers hold the database", n)
+	}
+	a := c.do("GET", "/inmuebles", "").want(429)
+	if a.Header().Get("Retry-After") == "" || !strings.Contains(a.Body.String(), fmt.Sprintf("reading %d lists", maxListsOwner)) {
+		t.Errorf("one too many of a reader: %v %s", a.Header(), a.Body)
+	}
+	other := c.as("somebody", token.ScopeInmueblesRead)
+	if a := other.do("GET", "/inmuebles", "").want(503); a.Header().Get("Retry-After") == "" {
+		t.Error("one too many of all: no Retry-After")
+	}
+	paging := *other
+	paging.header = http.Header{}
+	paging.do("GET", "/inmuebles?limit=1", "").want(200)
+	close(cut)
+	reading.Wait()
+	for i, s := range readers {
+		if n, within := s.largest.Load(), time.Duration(s.within.Load()); n > 64<<10 || within > streamTimeout {
+			t.Errorf("reader %d had %v for %d bytes, want %v for 64 KiB at most", i, within, n, streamTimeout)
+		}
+	}
+	if a := other.do("GET", "/inmuebles", ""); a.Code != 200 {
+		t.Errorf("when all have gone: %d %s", a.Code, a.Body)
 	}
 }

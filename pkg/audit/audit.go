@@ -38,8 +38,8 @@
 //
 // Append holds the end of the chain until tx commits. Where many write at once,
 // and hold rows of their own, Enqueue is called in its place: it waits for
-// nobody, and the entry is as durable. Settle chains what is queued, some
-// moments later:
+// nobody, and the entry is as durable. Where the change is one statement,
+// QueueSQL makes the two one. Settle chains what is queued, some moments later:
 //
 //	act, entry ──▶ audit_queue ──Settle──▶ audit_entries, audit_origins
 package audit

@@ -69,7 +69,7 @@ func portTaken(ctx context.Context, address string) bool {
 
 func (g *group) serve(name string, l net.Listener, h http.Handler, health *web.Health, drain drainFlags) {
 	g.servers = append(g.servers, &web.Server{
-		Name: name, Listener: l, Handler: h, Health: health, Log: g.log,
+		Name: name, Listener: l, Handler: h, Health: health, Log: g.log, Metrics: g.metrics,
 		DrainDelay: drain.Delay, DrainTimeout: drain.Timeout,
 	})
 }

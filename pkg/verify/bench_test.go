@@ -138,6 +138,27 @@ func BenchmarkVerify(b *testing.B) {
 	}
 }
 
+// BenchmarkGrowth prints what a verification costs with 40 keys in the set, in
+// verifications with one.
+func BenchmarkGrowth(b *testing.B) {
+	one, many := verifytest.NewIssuer(b), verifytest.NewIssuer(b)
+	for range 39 {
+		many.Rotate()
+	}
+	if set, err := verify.ParseKeySet(many.KeySet()); err != nil || set.Len() != 40 {
+		b.Fatalf("a set of %d keys: %v", set.Len(), err)
+	}
+	call := func(issuer *verifytest.Issuer) func() {
+		v, compact := fixed(b, issuer), issuer.Mint(verify.EdDSA, benchClaims(issuer))
+		return func() {
+			if _, err := v.Verify(b.Context(), compact); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.Run("keys", func(b *testing.B) { inTurns(b, "x/1-key", call(many), call(one)) })
+}
+
 // BenchmarkVerifyFillsCache is the worst for the cache: each token is new to
 // it, and takes the place of another.
 func BenchmarkVerifyFillsCache(b *testing.B) {

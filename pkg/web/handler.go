@@ -9,6 +9,7 @@ import (
 	mathrand "math/rand/v2"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -100,9 +101,25 @@ func (r *record) Write(b []byte) (int, error) {
 	if r.status == 0 {
 		r.status = http.StatusOK
 	}
-	n, err := r.ResponseWriter.Write(b)
-	r.bytes += int64(n)
-	return n, err
+	if len(b) <= writePiece {
+		n, err := r.ResponseWriter.Write(b)
+		r.bytes += int64(n)
+		return n, err
+	}
+	// A long answer stays in memory for as long as its reader takes: there is
+	// so much time for each piece, and none for one that stands still.
+	control := http.NewResponseController(r.ResponseWriter)
+	sum := 0
+	for piece := range slices.Chunk(b, writePiece) {
+		_ = control.SetWriteDeadline(time.Now().Add(pieceTimeout)) // a recorder in a test has none
+		n, err := r.ResponseWriter.Write(piece)
+		sum += n
+		r.bytes += int64(n)
+		if err != nil {
+			return sum, err
+		}
+	}
+	return sum, nil
 }
 
 // Unwrap lets http.ResponseController through.

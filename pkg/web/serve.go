@@ -21,7 +21,9 @@ import (
 const (
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 30 * time.Second
-	writeTimeout      = 60 * time.Second
+	writeTimeout      = 60 * time.Second // but for one long write
+	writePiece        = 64 << 10         // each of which has
+	pieceTimeout      = 15 * time.Second
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 16 << 10
 )
@@ -39,15 +41,22 @@ type Server struct {
 	DrainDelay   time.Duration
 	DrainTimeout time.Duration
 
-	Log *slog.Logger
+	Log     *slog.Logger
+	Metrics prometheus.Registerer // may be nil
+
+	most int // connections; what [mostConnections] says if 0
 }
 
 // Run serves until ctx ends, then drains: /readyz says 503, DrainDelay passes,
 // the listener closes, running requests end. It returns nil after a drain in
 // which every request ended in time.
 func (s *Server) Run(ctx context.Context) error {
+	if s.most == 0 {
+		s.most = mostConnections()
+	}
 	srv := &http.Server{
 		Handler:           s.Handler,
+		ConnState:         newConnections(s.most, s.Metrics, s.Name).state,
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,

@@ -118,6 +118,34 @@ func (n *Node) Boxes() (all []Box) {
 	return all
 }
 
+// Ranges is the box that a tree's comparisons with both coordinates leave, nil
+// if they leave all of one.
+func (n *Node) Ranges(x, y *Field) []Box {
+	b := Box{-180, -90, 180, 90}
+	for _, one := range append(n.Nodes[:len(n.Nodes):len(n.Nodes)], *n) {
+		v, ok := one.Value.(float64)
+		if n.Op != And || !ok {
+			continue
+		}
+		least, most := &b.West, &b.East
+		if one.Field == y {
+			least, most = &b.South, &b.North
+		} else if one.Field != x {
+			continue
+		}
+		switch one.Op {
+		case Gt, Gte:
+			*least = max(*least, v)
+		case Lt, Lte:
+			*most = min(*most, v)
+		}
+	}
+	if b.West == -180 && b.East == 180 || b.South == -90 && b.North == 90 {
+		return nil
+	}
+	return []Box{b}
+}
+
 // Around is a condition on the coordinates alone that holds wherever the tree
 // is true, by the boxes around the places of all its conditions: for an index
 // on a coordinate.

@@ -32,6 +32,7 @@ package query
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/urbandata/urbandata/pkg/i18n"
@@ -136,6 +137,20 @@ func (n *Node) All() bool { return n.Op == And && len(n.Nodes) == 0 }
 
 // None reports whether the tree is true of nothing.
 func (n *Node) None() bool { return n.Op == Or && len(n.Nodes) == 0 }
+
+// OnlyOn reports whether the tree is about no other fields than these. A
+// condition on a place is about the longitude.
+func (n *Node) OnlyOn(fields ...*Field) bool {
+	if n.Field != nil && !slices.Contains(fields, n.Field) {
+		return false
+	}
+	for i := range n.Nodes {
+		if !n.Nodes[i].OnlyOn(fields...) {
+			return false
+		}
+	}
+	return true
+}
 
 // both is a tree that is true where all of nodes are.
 func both(nodes ...Node) Node {

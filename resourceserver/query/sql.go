@@ -118,3 +118,18 @@ func (o Order) AppendSQL(b []byte) []byte {
 	}
 	return b
 }
+
+// Replaced is the tree with another column for a field.
+func (n *Node) Replaced(field *Field, column string) Node {
+	with := *n
+	if n.Field == field {
+		f := *field
+		f.Column = column
+		with.Field = &f
+	}
+	with.Nodes = nil
+	for i := range n.Nodes {
+		with.Nodes = append(with.Nodes, n.Nodes[i].Replaced(field, column))
+	}
+	return with
+}

@@ -58,6 +58,21 @@ var promises = func() []promise {
 		{"load, SQLite", "resourceserver", "BenchmarkLoad/SQLite", "x/floor", 0.85, true, noise},
 		{"load, MongoDB", "resourceserver", "BenchmarkLoad/MongoDB", "x/floor", 0.85, true, noise},
 	}
+	// Growth: with 100,000 users and sessions against 1,000, with 40 keys
+	// against few.
+	for _, q := range []string{
+		"login", "refresh", "client_credentials", "introspect", "sign-out", "register", "me", "sessions", "admin, users",
+		"admin, users by address", "admin, audit of a user", "audit, chain one", "purge, idle", "revocations, idle",
+	} {
+		all = append(all, promise{q + ", 100,000 users against 1,000", "authserver", "BenchmarkGrowth/users/" + q, "x/1000", 1.2, false, 2 * noise})
+	}
+	for _, q := range []string{"issue", "verify", "JWKS", "JWKS, 304"} {
+		all = append(all, promise{q + ", 40 keys against 4", "authserver", "BenchmarkGrowth/keys/" + q, "x/4-keys", 1.2, false, noise})
+	}
+	all = append(all,
+		promise{"sign, 40 keys against 2", "keys", "BenchmarkGrowth/keys/sign", "x/2-keys", 1.2, false, noise},
+		promise{"verify EdDSA, 40 keys against 1", "pkg/verify", "BenchmarkGrowth/keys", "x/1-key", 1.2, false, noise},
+	)
 	for _, engine := range []string{"SQLite", "MongoDB"} {
 		seen := 0.50
 		if engine == "MongoDB" {
@@ -79,7 +94,11 @@ var promises = func() []promise {
 				"BenchmarkFloor/" + engine + "/20000/" + strings.ReplaceAll(q.name, " ", "_"), "x/floor", q.target, false, noise,
 			})
 		}
-		for _, q := range []string{"list of 50", "the same, half-way down", "3 conditions", "box of a quarter", "near, of a quarter", "area of a quarter", "words that few have"} {
+		for _, q := range []string{
+			"list of 50", "the same, half-way down", "3 conditions", "box of a quarter", "near, of a quarter", "area of a quarter", "words that few have",
+			"the same, a tenth down", "the same, nine tenths down", "3 conditions, half-way down", "of a boundary", "box of a quarter, by date",
+			"area of a quarter, by date", "a word that many have", "words that nobody has", "get", "post", "patch",
+		} {
 			all = append(all, promise{
 				q + ", 200,000 against 20,000, " + engine, "resourceserver",
 				"BenchmarkGrowth/" + engine + "/" + strings.ReplaceAll(q, " ", "_"), "x/20000", 1.2, false, 2 * noise,

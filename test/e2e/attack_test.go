@@ -68,7 +68,7 @@ func TestAttacks(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d recipes in two headers, answers by status: %v, %.0f MiB", len(attacks), statuses, p.resident())
+	t.Logf("%d recipes in two headers, answers by status: %v, %.0f MiB", len(attacks), statuses, p.resident().all())
 	c.want(http.StatusOK, http.MethodGet, api+"/inmuebles", nil, bearer(issuer.Token("u", "inmuebles:read")))
 	p.terminate()
 	p.ended()

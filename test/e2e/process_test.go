@@ -174,17 +174,29 @@ func (p *process) kill() {
 	<-p.done
 }
 
-// resident is the resident memory of the process in MiB, or 0 where the
-// system doesn't tell it in /proc.
-func (p *process) resident() float64 {
+// memory is the resident memory of a process in MiB: what is its own, and the
+// pages of the program's file, which all processes of the program share and
+// the system can drop and read again.
+type memory struct{ own, file float64 }
+
+func (m memory) all() float64 { return m.own + m.file }
+
+// resident is the memory of the process, or nothing where the system doesn't
+// tell it in /proc.
+func (p *process) resident() (m memory) {
 	status, _ := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/status")
 	for line := range strings.Lines(string(status)) {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "VmRSS:" {
+		if f := strings.Fields(line); len(f) == 3 {
 			kib, _ := strconv.ParseFloat(f[1], 64)
-			return kib / 1024
+			switch f[0] {
+			case "RssAnon:", "RssShmem:":
+				m.own += kib / 1024
+			case "RssFile:":
+				m.file += kib / 1024
+			}
 		}
 	}
-	return 0
+	return m
 }
 
 // outcome is how a command went that ends by itself.

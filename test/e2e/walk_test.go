@@ -24,7 +24,7 @@ func TestWalk(t *testing.T) {
 		walkDocs(in.client, s)
 		walkTrace(in.client, s)
 		for _, p := range s.processes {
-			fmt.Printf("figures: %s after the walk: rss=%.1fMiB\n", p.name, p.resident())
+			fmt.Printf("figures: %s after the walk: rss=%.1fMiB\n", p.name, p.resident().all())
 		}
 		s.stop()
 	})

@@ -268,3 +268,53 @@ func TestPlots(t *testing.T) {
 		}
 	}
 }
+
+// TestBeside: who asks beside an abuse is measured without it and with it, and
+// the abuse ends with each turn.
+func TestBeside(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var striking, strikes atomic.Int64
+		b := &bystander{name: "b", perSecond: 10, promised: true, call: func(context.Context, int) error {
+			time.Sleep(time.Millisecond * time.Duration(1+4*striking.Load()))
+			return nil
+		}}
+		err := beside(t.Context(), 2, time.Second, 3*time.Second, 2*time.Second, []*bystander{b}, func(ctx context.Context) error {
+			strikes.Add(1)
+			striking.Store(1)
+			<-ctx.Done()
+			striking.Store(0)
+			return nil
+		})
+		if err != nil || strikes.Load() != 2 {
+			t.Fatalf("%d strikes, %v", strikes.Load(), err)
+		}
+		if q, s := len(b.quiet.latencies), len(b.stricken.latencies); q != 20 || s != 40 {
+			t.Errorf("%d without and %d with, want 20 and 40", q, s)
+		}
+		var r report
+		r.beside("in a test", []*bystander{b})
+		if len(r.Promises) != 1 || r.Promises[0].Measured != 5 || r.Promises[0].OK {
+			t.Errorf("promised: %+v, want 5 times, missed", r.Promises)
+		}
+		if want := "| b, p99, in a test | 5.00 | 1.00    | ms |"; !strings.Contains(r.abused(), want) {
+			t.Errorf("the table is\n%swant\n%s", r.abused(), want)
+		}
+		failure := errors.New("no")
+		err = beside(t.Context(), 2, time.Second, 0, time.Second, []*bystander{b}, func(context.Context) error { return failure })
+		if !errors.Is(err, failure) {
+			t.Errorf("got %v, want %v", err, failure)
+		}
+	})
+}
+
+func TestWantedAbuses(t *testing.T) {
+	for _, tc := range []struct {
+		only, rest string
+		n          int
+	}{{"", "", len(abuses)}, {"flood", "", 1}, {"refresh, slow,get", "refresh,get", 1}, {"refresh", "refresh", 0}} {
+		if some, rest := wantedAbuses(tc.only); len(some) != tc.n || rest != tc.rest {
+			t.Errorf("%q: %d and %q, want %d and %q", tc.only, len(some), rest, tc.n, tc.rest)
+		}
+	}
+}

@@ -22,6 +22,10 @@
 // reached, whether those before were answered or not, and a latency counts from
 // when its request was due: no coordinated omission.
 //
+// Last, somebody abuses services of their own: 10,000 connections that lie idle,
+// a flood of logins, clients that send and read a byte a second (abuse.go). What
+// all others notice of it is measured by turns, with it and without.
+//
 // Clients, services and databases share the machine, so requests a second are
 // far from what a service does that has it to itself. The CPU of a request
 // isn't, nor are the ratios to the floor.
@@ -58,9 +62,9 @@ func main() {
 	var o settings
 	flag.Float64Var(&o.seconds, "seconds", 8, "how long each of an operation's four runs takes")
 	flag.IntVar(&o.workers, "workers", 16, "clients of the closed model")
-	flag.StringVar(&o.only, "only", "", "operations to measure, with a comma between; all if not set")
-	flag.StringVar(&o.out, "out", "load", "folder for load.json and the plots")
-	flag.StringVar(&o.page, "page", "", "page whose tables are to be replaced by those of this run")
+	flag.StringVar(&o.only, "only", "", "operations to measure, or abuses: connections, flood, slow; with a comma between; all if not set")
+	flag.StringVar(&o.out, "out", "load", "folder for load.json, soak.json and the plots")
+	flag.StringVar(&o.page, "page", "", "page whose tables are to be replaced by those of this run; the plots go into a folder beside it")
 	flag.StringVar(&o.profile, "profile", "", "folder for profiles of the service; nothing is measured then")
 	flag.DurationVar(&o.soak, "soak", 0, "run all operations at the same time, for so long, and look at what grows")
 	flag.Parse()
@@ -106,9 +110,12 @@ func load(ctx context.Context, o settings) (kept bool, err error) {
 		}
 		return found.kept(), found.write(os.Stdout, o.out, o.page)
 	}
-	operations, err := wanted(c.operations(), o.only)
-	if err != nil {
-		return false, err
+	abuses, only := wantedAbuses(o.only)
+	var operations []*operation
+	if len(abuses) == 0 || only != "" || o.only == "" {
+		if operations, err = wanted(c.operations(), only); err != nil {
+			return false, err
+		}
 	}
 	duration := time.Duration(o.seconds * float64(time.Second))
 	if o.profile != "" {
@@ -129,6 +136,9 @@ func load(ctx context.Context, o settings) (kept bool, err error) {
 		r.Operations = append(r.Operations, one)
 	}
 	r.judge()
+	if err := c.suffer(ctx, r, abuses, duration); err != nil {
+		return false, err
+	}
 	if err := r.write(os.Stdout, o.out, o.page); err != nil {
 		return false, err
 	}

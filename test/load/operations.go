@@ -177,14 +177,16 @@ func member(answer []byte, name string) (string, error) {
 }
 
 // refresh takes a session to its next token.
-func (c *clients) refresh(ctx context.Context, _ int) error {
+func (c *clients) refresh(ctx context.Context, _ int) error { return c.refreshAt(ctx, c.authn.url) }
+
+func (c *clients) refreshAt(ctx context.Context, authn string) error {
 	var token string
 	select { // one is used by one client at a time
 	case token = <-c.sessions:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	answer, err := c.send(ctx, http.MethodPost, c.authn.url+"/authn/token/refresh", "", []byte(`{"refresh":"`+token+`"}`), jsonType, http.StatusOK)
+	answer, err := c.send(ctx, http.MethodPost, authn+"/authn/token/refresh", "", []byte(`{"refresh":"`+token+`"}`), jsonType, http.StatusOK)
 	if err != nil {
 		return err
 	}
@@ -306,20 +308,27 @@ func (c *clients) importFile(ctx context.Context, bearer string, _ int) error {
 	if err != nil {
 		return err
 	}
-	r, err = http.NewRequestWithContext(ctx, http.MethodGet, c.inmuebles.url+"/inmuebles/imports/"+id, nil)
-	if err != nil {
-		return err
+	for { // the events end with the job, or with the token
+		r, err = http.NewRequestWithContext(ctx, http.MethodGet, c.inmuebles.url+"/inmuebles/imports/"+id, nil)
+		if err != nil {
+			return err
+		}
+		bearer, _ = c.seen.Load().(string)
+		r.Header.Set("Authorization", bearer)
+		r.Header.Set("Accept", "text/event-stream")
+		events, err := c.do(r, http.StatusOK)
+		if err != nil {
+			return err
+		}
+		last := events[max(0, bytes.LastIndex(events, []byte("data: "))):]
+		if bytes.Contains(last, []byte(`"finished_at":null`)) {
+			continue
+		}
+		if !bytes.Contains(last, fmt.Appendf(nil, `"stored":%d,`, importRows)) {
+			return fmt.Errorf("the import ended otherwise: %.500s", last)
+		}
+		return nil
 	}
-	r.Header.Set("Authorization", bearer)
-	r.Header.Set("Accept", "text/event-stream") // ends with the job
-	events, err := c.do(r, http.StatusOK)
-	if err != nil {
-		return err
-	}
-	if !bytes.Contains(events, fmt.Appendf(nil, `"stored":%d,`, importRows)) {
-		return fmt.Errorf("the import ended otherwise: %.500s", events[max(0, len(events)-500):])
-	}
-	return nil
 }
 
 // operations are all that is measured, those last that leave documents behind.

@@ -20,6 +20,7 @@ type report struct {
 	Workers    int       `json:"workers"`
 	Operations []*result `json:"operations"`
 	Promises   []promise `json:"promises"`
+	Abuse      []figure  `json:"abuse"`
 }
 
 // promise is a figure and what it is to be.
@@ -132,7 +133,7 @@ func digits(v float64) string {
 // costs is the closed model's table.
 func (r *report) costs() string {
 	var t table
-	t.row("", "a second", "× the floor", "CPU ms", "× the floor", "database's CPU ms", "× the floor", "allocations", "KB", "memory MB")
+	t.row("", "a second", "× the floor", "CPU ms", "× the floor", "database's CPU ms", "× the floor", "its log KB", "allocations", "KB", "memory MB")
 	for _, o := range r.Operations {
 		name := o.Name
 		if o.Rows > 0 {
@@ -140,7 +141,7 @@ func (r *report) costs() string {
 		}
 		ours, floor := &o.Ours, &o.Floor
 		t.row(name, digits(ours.PerSecond), digits(ours.PerSecond/floor.PerSecond), digits(ours.CPU), digits(ours.CPU/floor.CPU),
-			digits(ours.DatabaseCPU), ratio(ours.DatabaseCPU, floor.DatabaseCPU), digits(ours.Allocations), digits(ours.Allocated/1000), digits(ours.Memory))
+			digits(ours.DatabaseCPU), ratio(ours.DatabaseCPU, floor.DatabaseCPU), digits(ours.Written/1000), digits(ours.Allocations), digits(ours.Allocated/1000), digits(ours.Memory))
 	}
 	return t.String()
 }
@@ -194,13 +195,13 @@ func (r *report) where() string {
 // parts are what is printed, and what a page shows between the marks of its
 // name.
 func (r *report) parts() map[string]string {
-	return map[string]string{"where": r.where(), "costs": r.costs(), "waits": r.waits(), "promises": r.verdicts()}
+	return map[string]string{"where": r.where(), "costs": r.costs(), "waits": r.waits(), "promises": r.verdicts(), "abuse": r.abused()}
 }
 
 // write prints the tables, and writes load.json, the plots and the page.
 func (r *report) write(out io.Writer, folder, page string) error {
 	parts := r.parts()
-	for _, name := range []string{"where", "costs", "waits", "promises"} {
+	for _, name := range []string{"where", "costs", "waits", "promises", "abuse"} {
 		fmt.Fprintf(out, "%s\n", parts[name])
 	}
 	if err := os.MkdirAll(folder, 0o750); err != nil {
@@ -213,13 +214,23 @@ func (r *report) write(out io.Writer, folder, page string) error {
 	if err := os.WriteFile(filepath.Join(folder, "load.json"), append(text, '\n'), 0o600); err != nil {
 		return fmt.Errorf("write the figures: %w", err)
 	}
-	if err := r.plot(folder); err != nil {
-		return err
+	if len(r.Operations) > 0 {
+		if err := r.plot(plots(folder, page)); err != nil {
+			return err
+		}
 	}
 	if page == "" {
 		return nil
 	}
 	return fillPage(page, parts)
+}
+
+// plots is the folder for plots: the page's own, if there is a page.
+func plots(folder, page string) string {
+	if page == "" {
+		return folder
+	}
+	return strings.TrimSuffix(page, filepath.Ext(page))
 }
 
 // fillPage replaces parts of a page.

@@ -1,0 +1,5 @@
+//go:build !unix
+
+package web
+
+func fileLimit() int64 { return 0 }
