@@ -107,7 +107,7 @@ func grownToken(i int) refreshToken {
 // refreshed at some time of the last six days, from the network that the
 // benchmark's requests come from, too: from another one, a refresh would change
 // an index.
-func fillPostgres(b *testing.B, db *sqlx.DB, n int, hash string, now time.Time) {
+func fillPostgres(b testing.TB, db *sqlx.DB, n int, hash string, now time.Time) {
 	b.Helper()
 	id := func(kind string) string {
 		h := "md5('" + kind + "' || i)"

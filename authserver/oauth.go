@@ -33,6 +33,10 @@ const (
 	introspectPath = "/oauth2/introspect"
 
 	maxForm = 64 << 10 // bytes
+
+	// formTimeout is how long a form may take to arrive: as long as any body of
+	// the other routes.
+	formTimeout = 5 * time.Second
 )
 
 // param is one parameter of a form.
@@ -89,6 +93,7 @@ func (s *Server) oauthRoute(path, id, summary string, own []param, h func(contex
 	params := slices.Concat(own, clientParams)
 	s.api.Public(http.MethodPost, path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // clients show no token
 		ctx := s.notePeer(r.Context(), r, w.Header().Set)
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(formTimeout)) // a recorder in a test has none
 		form, err := readForm(r, params)
 		if err != nil {
 			writeOAuthError(ctx, w, err)

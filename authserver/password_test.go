@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http/httptest"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"golang.org/x/crypto/argon2"
@@ -223,6 +226,34 @@ func TestFloodOfLogins(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A form that comes a byte a second is given up.
+func TestSlowForm(t *testing.T) {
+	db := engines.SQLite(t)
+	if _, err := migrations.Up(t.Context(), db.Write.DB, migrations.AuthnSQLite); err != nil {
+		t.Fatal(err)
+	}
+	a := newAuthn(t, db)
+	w := &hurried{ResponseRecorder: httptest.NewRecorder()}
+	r := a.request("POST", "/oauth2/token", "", nil)
+	r.Header.Set("Content-Type", formType)
+	r.Body = io.NopCloser(iotest.ErrReader(os.ErrDeadlineExceeded)) // as a connection does
+	a.ServeHTTP(w, r)
+	if w.Code != 408 || w.within > formTimeout || w.within < formTimeout/2 {
+		t.Errorf("%d %s, with %v for the body, want 408 and %v", w.Code, w.Body, w.within, formTimeout)
+	}
+}
+
+// hurried is a recorder that knows how long a body may take.
+type hurried struct {
+	*httptest.ResponseRecorder
+	within time.Duration
+}
+
+func (h *hurried) SetReadDeadline(t time.Time) error {
+	h.within = time.Until(t)
+	return nil
 }
 
 // The promise is ≤ 1.05 × the bare function, measured in turns: the machine's

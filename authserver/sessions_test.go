@@ -2,6 +2,7 @@ package authserver
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -9,7 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/urbandata/urbandata/migrations"
 	"github.com/urbandata/urbandata/pkg/cli/database"
+	"github.com/urbandata/urbandata/test/engines"
 )
 
 const firefox = "Mozilla/5.0 (X11; Linux x86_64; rv:130.0) Gecko/20100101 Firefox/130.0"
@@ -167,4 +170,36 @@ func TestEndRacesWithRefresh(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestSessionsByID: PostgreSQL finds a session by its id, and not by an index
+// that has as few rows for the usual user, but thousands for some.
+func TestSessionsByID(t *testing.T) {
+	t.Parallel()
+	db := engines.Postgres(t)
+	if _, err := migrations.Up(t.Context(), db.Write.DB, migrations.AuthnPostgres); err != nil {
+		t.Fatal(err)
+	}
+	fillPostgres(t, db.Write, 500, "", time.Now()) // one session each
+	for name, query := range map[string]string{"rotate": rotateSQL, "end": endSessionSQL, "end one's own": endOwnSQL} {
+		tx, err := db.Write.BeginTxx(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, statement := range []string{"SET LOCAL plan_cache_mode = force_generic_plan", "PREPARE q AS " + tx.Rebind(query)} {
+			if _, err := tx.ExecContext(t.Context(), statement); err != nil {
+				t.Fatal(err)
+			}
+		}
+		plan, err := lastColumn(t.Context(), tx, "EXPLAIN EXECUTE q (NULL"+strings.Repeat(", NULL", strings.Count(query, "?")-1)+")")
+		if _, dropErr := tx.ExecContext(t.Context(), "DEALLOCATE q"); err == nil {
+			err = dropErr
+		}
+		if err := errors.Join(err, tx.Rollback()); err != nil {
+			t.Fatal(err)
+		}
+		if text := strings.Join(plan, "\n"); !strings.Contains(text, "sessions_pkey") || strings.Contains(text, "sessions_user_network") {
+			t.Errorf("%s:\n%s", name, text)
+		}
+	}
 }

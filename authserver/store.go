@@ -63,7 +63,7 @@ func NewStore(ctx context.Context, write, read *sqlx.DB) (*Store, error) {
 		{&s.insertSession, write, s.withEntry(insertSessionSQL)},
 		{&s.rotate, write, rotateSQL},
 		{&s.readSession, write, readSessionSQL},
-		{&s.endSession, write, s.withEntry("UPDATE sessions SET ended_at = ?, ended_reason = ? WHERE id = ? AND user_id = ? AND ended_at IS NULL")},
+		{&s.endSession, write, s.withEntry(endSessionSQL)},
 		{&s.liveUser, read, selectUser + ` WHERE disabled_at IS NULL AND id =
 			(SELECT user_id FROM sessions WHERE id = ? AND` + isLive + `)`},
 		{&s.queueEntry, write, audit.QueueSQL("")},
@@ -382,6 +382,8 @@ func (s *Store) loadSession(ctx context.Context, id uuid.UUID) (*session, error)
 	}
 	return &row, nil
 }
+
+const endSessionSQL = "UPDATE sessions SET ended_at = ?, ended_reason = ? WHERE id = ? AND" + isOf + "AND ended_at IS NULL"
 
 // end ends a session of a user; one that has ended already stays as it is.
 func (s *Store) end(ctx context.Context, id uuid.UUID, userID, reason string, now time.Time) error {

@@ -26,12 +26,16 @@ type revocationRow struct {
 const numberBatch = 1000
 
 const (
-	peekRevocationsSQL = `SELECT seq, EXISTS (SELECT 1 FROM revocations WHERE seq IS NULL) AS unnumbered FROM revocations_feed`
+	peekRevocationsSQL = `SELECT seq, EXISTS (SELECT 1 FROM revocations WHERE seq IS NULL) AS unnumbered FROM revocations_feed WHERE id = 1`
 
 	// One statement, hence of one moment: what it shows up to last is whole.
+	// There is one row of the feed, and the condition says so to PostgreSQL,
+	// which takes a table without statistics to have thousands: with some more
+	// revocations it would compile the statement (JIT) each time.
 	readRevocationsSQL = `SELECT f.seq AS last, COALESCE(r.seq, 0) AS seq, COALESCE(r.claim, '') AS claim,
 			COALESCE(r.value, '') AS value, COALESCE(r.at, 0) AS at, COALESCE(r.lifted, 0) = 1 AS lifted
-		FROM revocations_feed f LEFT JOIN revocations r ON r.seq > ? AND r.at > ? ORDER BY r.seq`
+		FROM revocations_feed f LEFT JOIN revocations r ON r.seq > ? AND r.at > ?
+		WHERE f.id = 1 ORDER BY r.seq`
 )
 
 // peekRevocations returns the last number given, and whether entries have

@@ -39,7 +39,9 @@ func mostConnections() int {
 // runtime was told, the container allows and the machine has.
 func MemoryLimit() int64 {
 	limit := debug.SetMemoryLimit(-1) // only reads it
-	if text, err := os.ReadFile("/sys/fs/cgroup/memory.max"); err == nil {
+	// Of cgroup 2 and 1.
+	for _, path := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
+		text, _ := os.ReadFile(path)
 		if n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil { // or "max"
 			limit = min(limit, n)
 		}

@@ -14,6 +14,7 @@ type figures struct {
 	PerSecond   float64 `json:"requests_per_second"`
 	CPU         float64 `json:"cpu_ms"`          // of the service, a request
 	DatabaseCPU float64 `json:"database_cpu_ms"` // of all the server's processes, a request; 0 if it is elsewhere
+	Written     float64 `json:"log_bytes"`       // of the database's log, its journal, a request
 	Allocations float64 `json:"allocations"`     // of the service, a request
 	Allocated   float64 `json:"allocated_bytes"` // the same in bytes
 	Memory      float64 `json:"memory_mb"`       // resident, the most seen at the end of a turn
@@ -46,7 +47,7 @@ type result struct {
 }
 
 // used is what a service and its database's server have used so far.
-type used struct{ cpu, database, mallocs, bytes float64 }
+type used struct{ cpu, database, written, mallocs, bytes float64 }
 
 func (s *system) used(ctx context.Context, of *service, database *database) (used, error) {
 	const mallocs, bytes = "go_memstats_mallocs_total", "go_memstats_alloc_bytes_total"
@@ -57,6 +58,9 @@ func (s *system) used(ctx context.Context, of *service, database *database) (use
 	u := used{cpu: readStat(of.process.PID()).cpu.Seconds(), mallocs: g[mallocs], bytes: g[bytes]}
 	if database.cpu != nil {
 		u.database = database.cpu().Seconds()
+	}
+	if u.written, err = database.written(ctx); err != nil {
+		return used{}, fmt.Errorf("how much %s has written: %w", database.name, err)
 	}
 	return u, nil
 }
@@ -161,6 +165,7 @@ func (c *clients) oneTurn(ctx context.Context, op *operation, s *side, clients i
 	s.closed.merge(out)
 	s.used.cpu += after.cpu - before.cpu
 	s.used.database += after.database - before.database
+	s.used.written += after.written - before.written
 	s.used.mallocs += after.mallocs - before.mallocs
 	s.used.bytes += after.bytes - before.bytes
 	s.figures.Memory = max(s.figures.Memory, float64(resident(s.service.process.PID()))/1e6)
@@ -172,6 +177,7 @@ func (s *side) finish() {
 	n := float64(len(s.closed.latencies))
 	s.figures.PerSecond = s.closed.perSecond()
 	s.figures.CPU, s.figures.DatabaseCPU = s.used.cpu*1000/n, s.used.database*1000/n
+	s.figures.Written = s.used.written / n
 	s.figures.Allocations, s.figures.Allocated = s.used.mallocs/n, s.used.bytes/n
 	s.figures.Busy = latencyOf(&s.closed)
 }

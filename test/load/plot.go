@@ -54,8 +54,8 @@ func (r *report) plotCosts(file string) error {
 	floor.Dashes = plotutil.Dashes(1)
 	p.Add(floor)
 	p.Legend.Add("the floor", floor)
-	p.Legend.Top = true
 	p.NominalX(names...)
+	p.Y.Max *= 1.25
 	return save(p, file)
 }
 
@@ -94,12 +94,16 @@ func (r *report) plotWaits(file string) error {
 		p.Add(marks)
 		p.Legend.Add(s.name, marks)
 	}
-	p.Legend.Top, p.Legend.Left, p.Legend.XOffs = true, true, vg.Centimeter/4
 	p.NominalX(names...)
+	p.Y.Max *= 4 // logarithmic
 	return save(p, file)
 }
 
+// save draws with room for the names at the right, and for the legend at the
+// top, where the caller has made room for it.
 func save(p *plot.Plot, file string) error {
+	p.X.Max += (p.X.Max - p.X.Min) / 24
+	p.Legend.Top, p.Legend.Left, p.Legend.XOffs = true, true, vg.Centimeter/4
 	p.Legend.TextStyle.Font.Size = vg.Points(8)
 	p.X.Tick.Label.Font.Size = vg.Points(8)
 	if err := p.Save(26*vg.Centimeter, 10*vg.Centimeter, file); err != nil {

@@ -133,7 +133,7 @@ func digits(v float64) string {
 // costs is the closed model's table.
 func (r *report) costs() string {
 	var t table
-	t.row("", "a second", "× the floor", "CPU ms", "× the floor", "database's CPU ms", "× the floor", "allocations", "KB", "memory MB")
+	t.row("", "a second", "× the floor", "CPU ms", "× the floor", "database's CPU ms", "× the floor", "its log KB", "allocations", "KB", "memory MB")
 	for _, o := range r.Operations {
 		name := o.Name
 		if o.Rows > 0 {
@@ -141,7 +141,7 @@ func (r *report) costs() string {
 		}
 		ours, floor := &o.Ours, &o.Floor
 		t.row(name, digits(ours.PerSecond), digits(ours.PerSecond/floor.PerSecond), digits(ours.CPU), digits(ours.CPU/floor.CPU),
-			digits(ours.DatabaseCPU), ratio(ours.DatabaseCPU, floor.DatabaseCPU), digits(ours.Allocations), digits(ours.Allocated/1000), digits(ours.Memory))
+			digits(ours.DatabaseCPU), ratio(ours.DatabaseCPU, floor.DatabaseCPU), digits(ours.Written/1000), digits(ours.Allocations), digits(ours.Allocated/1000), digits(ours.Memory))
 	}
 	return t.String()
 }
@@ -215,7 +215,7 @@ func (r *report) write(out io.Writer, folder, page string) error {
 		return fmt.Errorf("write the figures: %w", err)
 	}
 	if len(r.Operations) > 0 {
-		if err := r.plot(folder); err != nil {
+		if err := r.plot(plots(folder, page)); err != nil {
 			return err
 		}
 	}
@@ -223,6 +223,14 @@ func (r *report) write(out io.Writer, folder, page string) error {
 		return nil
 	}
 	return fillPage(page, parts)
+}
+
+// plots is the folder for plots: the page's own, if there is a page.
+func plots(folder, page string) string {
+	if page == "" {
+		return folder
+	}
+	return strings.TrimSuffix(page, filepath.Ext(page))
 }
 
 // fillPage replaces parts of a page.

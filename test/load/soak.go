@@ -16,7 +16,6 @@ import (
 	"sync"
 	"time"
 
-	"go.mongodb.org/mongo-driver/bson"
 	"golang.org/x/sync/errgroup"
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -222,13 +221,9 @@ func (c *clients) watch(ctx context.Context, ended <-chan struct{}, every time.D
 			return nil, fmt.Errorf("count PostgreSQL's connections: %w", err)
 		}
 		note("PostgreSQL, connections", "", n)
-		var status struct {
-			Connections struct {
-				Current float64 `bson:"current"`
-			} `bson:"connections"`
-		}
-		if err := c.mongo.RunCommand(ctx, bson.D{{Key: "serverStatus", Value: 1}}).Decode(&status); err != nil {
-			return nil, fmt.Errorf("count MongoDB's connections: %w", err)
+		status, err := c.mongoStatus(ctx)
+		if err != nil {
+			return nil, err
 		}
 		note("MongoDB, connections", "", status.Connections.Current)
 		select {
@@ -275,6 +270,7 @@ func (s *soaked) write(out io.Writer, folder, page string) error {
 	if err := os.WriteFile(filepath.Join(folder, "soak.json"), append(text, '\n'), 0o600); err != nil {
 		return fmt.Errorf("write the figures: %w", err)
 	}
+	folder = plots(folder, page)
 	if err := errors.Join(
 		s.draw(filepath.Join(folder, "soak-memory.svg"), "Memory of the services", "MB", false, func(one *series) bool { return one.Unit == "MB" }),
 		s.draw(filepath.Join(folder, "soak-p99.svg"), "Latency, p99", "ms", true, func(one *series) bool { return one.Unit == "ms" }),
@@ -324,9 +320,11 @@ func (s *soaked) draw(file, title, unit string, logarithmic bool, wanted func(*s
 		p.Legend.Add(strings.TrimSuffix(one.Name, ", p99"), line)
 		n++
 	}
-	p.Legend.Top, p.Legend.Left = true, true
 	if n == 0 {
 		return nil
+	}
+	if p.Y.Max *= 1.4; logarithmic {
+		p.Y.Max *= 10
 	}
 	return save(p, file)
 }

@@ -51,9 +51,10 @@ type service struct {
 
 // database is a server's database, and what the server's processes are.
 type database struct {
-	name string // of the product
-	url  string
-	cpu  func() time.Duration // nil when the server is on another machine
+	name    string // of the product
+	url     string
+	cpu     func() time.Duration                   // nil when the server is on another machine
+	written func(context.Context) (float64, error) // bytes of its log so far
 }
 
 // system is all that runs: both services and the floor on real databases.
@@ -123,6 +124,10 @@ func (s *system) openDatabases(ctx context.Context) (postgres, mongodb *database
 	if err := s.postgres.QueryRowxContext(ctx, `SELECT pg_backend_pid(), current_setting('server_version')`).Scan(&backend, &s.machine.PostgreSQL); err != nil {
 		return nil, nil, fmt.Errorf("ask PostgreSQL who it is: %w", err)
 	}
+	postgres.written = func(ctx context.Context) (bytes float64, err error) {
+		err = s.postgres.GetContext(ctx, &bytes, `SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn`)
+		return bytes, err
+	}
 	if strings.HasPrefix(command(backend), "postgres") {
 		postmaster := readStat(backend).parent
 		postgres.cpu = func() time.Duration { return family(postmaster) }
@@ -142,18 +147,40 @@ func (s *system) openDatabases(ctx context.Context) (postgres, mongodb *database
 		return nil, nil, errors.New("MongoDB's URL can't be read")
 	}
 	s.mongo = client.Database(strings.Trim(u.Path, "/"))
-	var status struct {
-		PID     int    `bson:"pid"`
-		Version string `bson:"version"`
-	}
-	if err := s.mongo.RunCommand(ctx, bson.D{{Key: "serverStatus", Value: 1}}).Decode(&status); err != nil {
-		return nil, nil, fmt.Errorf("ask MongoDB who it is: %w", err)
+	status, err := s.mongoStatus(ctx)
+	if err != nil {
+		return nil, nil, err
 	}
 	s.machine.MongoDB = status.Version
+	mongodb.written = func(ctx context.Context) (float64, error) {
+		now, err := s.mongoStatus(ctx)
+		return now.WiredTiger.Log.Written, err
+	}
 	if strings.HasPrefix(command(status.PID), "mongod") {
 		mongodb.cpu = func() time.Duration { return readStat(status.PID).cpu }
 	}
 	return postgres, mongodb, nil
+}
+
+// mongoStatus is what MongoDB says of itself.
+type mongoStatus struct {
+	PID         int    `bson:"pid"`
+	Version     string `bson:"version"`
+	Connections struct {
+		Current float64 `bson:"current"`
+	} `bson:"connections"`
+	WiredTiger struct {
+		Log struct {
+			Written float64 `bson:"log bytes written"`
+		} `bson:"log"`
+	} `bson:"wiredTiger"`
+}
+
+func (s *system) mongoStatus(ctx context.Context) (status mongoStatus, err error) {
+	if err := s.mongo.RunCommand(ctx, bson.D{{Key: "serverStatus", Value: 1}}).Decode(&status); err != nil {
+		return status, fmt.Errorf("ask MongoDB how it is: %w", err)
+	}
+	return status, nil
 }
 
 func (s *system) startServices(ctx context.Context, postgres, mongodb *database) error {
