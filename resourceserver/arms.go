@@ -145,53 +145,53 @@ func monthsSQL(q *Query, one *step, keyed bool) (text string, args []any) {
 	r, _ := q.months()
 	rest := query.Join(query.Node{Op: query.And, Nodes: r.rest}, one.part)
 	rest = rest.Replaced(filterFields["date"], sqliteDateKey)
-	order := "key, id"
+	order := "key, name"
 	switch {
 	case slices.ContainsFunc(one.part.Nodes, func(n query.Node) bool { return n.Op == query.Eq && n.Field == filterFields["date"] }):
-		order = "id" // with one date in the order SQLite would sort by it
+		order = "name" // with one date in the order SQLite would sort by it
 	case q.Order[0].Desc:
-		order = "key DESC, id"
+		order = "key DESC, name"
 	}
 	if q.Order[1].Desc {
 		order += " DESC"
 	}
 	// All arms have the same values, by their numbers: to give SQLite one costs
-	// as much as a row. The number before the first is packedSQL's.
-	first := 1
+	// as much as a row. A packed row's is the first.
+	head := "SELECT " + sqliteColumns + ", key FROM ("
 	if !keyed {
-		first = 2
+		head, args = "SELECT CAST(group_concat(packed, '"+rowMark+"') AS BLOB), count(*) FROM (SELECT "+packedColumns+" FROM (", append(args, maxPageBytes/(q.Limit+1))
 	}
-	args = append([]any{r.listing}, r.kinds...)
+	first := len(args) + 1
+	args = append(append(args, r.listing), r.kinds...)
 	number := func(n *query.Node) string {
 		text, more := n.AppendSQL(nil, nil)
 		var b strings.Builder
 		for part := range strings.SplitAfterSeq(string(text), "?") {
 			if b.WriteString(part); strings.HasSuffix(part, "?") {
-				b.WriteString(strconv.Itoa(first + len(args)))
+				b.WriteString(strconv.Itoa(len(args) + 1))
 				args, more = append(args, more[0]), more[1:]
 			}
 		}
 		return b.String()
 	}
 	behind, others := number(&rest), number(&r.month)
-	b := append(make([]byte, 0, 8<<10), "SELECT i.id, i.owner, i.created_at, i.updated_at, i.document"...)
-	if keyed {
-		b = append(b, ", k.key"...)
-	}
-	b = append(b, " FROM ("...)
+	b := append(make([]byte, 0, 8<<10), head...)
 	for i := range r.kinds {
 		for j, month := range append(r.among(), int64(0)) {
 			if i+j > 0 {
 				b = append(b, " UNION ALL "...)
 			}
-			b = fmt.Appendf(b, "SELECT seq, %s AS key, id FROM inmuebles WHERE listing_type = ?%d AND property_type = ?%d AND %s = %d AND %s",
+			b = fmt.Appendf(b, "SELECT seq AS row, %s AS key, id AS name FROM inmuebles WHERE listing_type = ?%d AND property_type = ?%d AND %s = %d AND %s",
 				sqliteDateKey, first, first+1+i, sqliteMonth, month, behind)
 			if month == int64(0) {
 				b = append(b, " AND "+others...)
 			}
 		}
 	}
-	b = append(b, " ORDER BY "+order+" LIMIT ?+0 OFFSET ?) k CROSS JOIN inmuebles i ON i.seq = k.seq ORDER BY "+strings.ReplaceAll("k."+order, ", ", ", k.")...)
+	b = fmt.Appendf(b, " ORDER BY %[1]s LIMIT ?%[2]d+0 OFFSET ?%[3]d) CROSS JOIN inmuebles ON seq = row ORDER BY %[1]s", order, len(args)+1, len(args)+2)
+	if !keyed {
+		b = fmt.Appendf(b, " LIMIT ?%d+0)", len(args)+1) // with one, an aggregate has the rows in their order
+	}
 	return string(b), args
 }
 

@@ -166,7 +166,7 @@ func BenchmarkGrowth(b *testing.B) {
 		// turn is one request of the i-th store, of which the n-th is timed.
 		type turn func(b *testing.B, i, n int) func() error
 		one := func(n, size int) string { // an inmueble, another one each time
-			return hex.EncodeToString(madeUpID(1, uint64(n)*7919%uint64(size))) //nolint:gosec // n counts
+			return hex.EncodeToString(madeUpID(1, uint64(n)*7919%uint64(size)))
 		}
 		list := func(text string) turn {
 			return func(b *testing.B, i, _ int) func() error {
@@ -229,7 +229,7 @@ func BenchmarkGrowth(b *testing.B) {
 				return func() error { _, err := stores[i].Get(b.Context(), one(n, sizes[i])); return err }
 			}},
 			{"post", func(b *testing.B, i, n int) func() error {
-				m := makeUp(2, uint64(n), "owner-2") //nolint:gosec // n counts
+				m := makeUp(2, uint64(n), "owner-2")
 				m.ID = NewID()
 				b.Cleanup(func() { must(b, stores[i].Delete(context.WithoutCancel(b.Context()), m.ID, Admin)) })
 				return func() error { return stores[i].Insert(b.Context(), m) }
