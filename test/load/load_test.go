@@ -111,8 +111,12 @@ func TestPromise(t *testing.T) {
 		measured, target float64
 		least, ok        bool
 	}{
-		{1, 1.05, false, true}, {1.15, 1.05, false, true}, {1.2, 1.05, false, false},
-		{3000, 3000, true, true}, {2750, 3000, true, true}, {2600, 3000, true, false},
+		{1, 1.05, false, true},
+		{1.15, 1.05, false, true},
+		{1.2, 1.05, false, false},
+		{3000, 3000, true, true},
+		{2750, 3000, true, true},
+		{2600, 3000, true, false},
 	} {
 		var r report
 		r.promise("p", "", tc.measured, tc.target, tc.least)
@@ -215,8 +219,11 @@ func TestProc(t *testing.T) {
 	}
 	pid := os.Getpid()
 	before := family(pid)
-	for began := readStat(pid).cpu; readStat(pid).cpu < began+3*tick; { // spends it
+	began, spent := readStat(pid).cpu, 0
+	for readStat(pid).cpu < began+3*tick {
+		spent++
 	}
+	t.Logf("%d looks cost %v", spent, 3*tick)
 	if out, err := exec.CommandContext(t.Context(), "sh", "-c", "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

@@ -317,7 +317,7 @@ func (s *system) spawn(ctx context.Context, name, binary string, args []string) 
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	log, err := os.Create(filepath.Join(s.scratch, name+".log")) //nolint:gosec // in the scratch folder
+	log, err := os.Create(filepath.Join(s.scratch, name+".log"))
 	if err != nil {
 		return nil, fmt.Errorf("make a log: %w", err)
 	}

@@ -151,7 +151,7 @@ func (f *floor) openPostgres(ctx context.Context) error {
 		&f.keep:     `INSERT INTO sessions (id, hash) VALUES ($1, $2)`,
 		&f.client:   `SELECT hash FROM clients WHERE id = $1`,
 	} {
-		if *to, err = db.PreparexContext(ctx, statement); err != nil {
+		if *to, err = db.PreparexContext(ctx, statement); err != nil { //nolint:sqlclosecheck // as long as the process
 			return fmt.Errorf("prepare: %w", err)
 		}
 	}
@@ -187,7 +187,7 @@ func send(w http.ResponseWriter, status int, body []byte) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // the client may have left
+	_, _ = w.Write(body) //nolint:gosec // JSON, as it says; the client may have left
 }
 
 // keySet sends the same bytes as authn, header fields among them.
