@@ -1,6 +1,7 @@
 package resourceserver
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -10,12 +11,14 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"go.mongodb.org/mongo-driver/bson"
-
 	"pgregory.net/rapid"
 
+	"github.com/urbandata/urbandata/migrations"
 	"github.com/urbandata/urbandata/resourceserver/query"
+	"github.com/urbandata/urbandata/test/engines"
 )
 
 // Longitudes and latitudes of documents, circles and corners: few, so that
@@ -399,7 +402,7 @@ func lookedAt(t testing.TB, s Store, q Query) (n int) {
 			must(t, err)
 			n += some
 			page := Page{Items: []Inmueble{}}
-			must(t, s.findPart(t.Context(), nil, &q, &steps[i], &page, true))
+			must(t, findPart(t.Context(), s.finds.get, &q, &steps[i], &page, true))
 			if page.More {
 				break
 			}
@@ -438,4 +441,30 @@ func lookedAt(t testing.TB, s Store, q Query) (n int) {
 		}
 	}
 	return n
+}
+
+// TestStatementsOfATransaction: a circle is asked for in a transaction, which
+// has a connection: with none left, its statements are prepared all the same.
+func TestStatementsOfATransaction(t *testing.T) {
+	t.Parallel()
+	db := engines.SQLite(t)
+	_, err := migrations.Up(t.Context(), db.Write.DB, migrations.InmueblesSQLite)
+	must(t, err)
+	db.Read.SetMaxOpenConns(1)
+	s, err := NewSQLite(t.Context(), db.Write, db.Read)
+	must(t, err)
+	_, err = s.Load(t.Context(), Batch{Rows: Samples(1, 300, "owner-1")})
+	must(t, err)
+	q, err := ParseQuery("near=-3.7038,40.4168,1000000")
+	must(t, err)
+	q.Limit = 200 // more than the first ring has
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for range 2 { // the second time they are there
+		page, err := s.Find(ctx, q)
+		must(t, err)
+		if len(page.Items) != 200 || !page.More {
+			t.Errorf("%d items, more: %v", len(page.Items), page.More)
+		}
+	}
 }

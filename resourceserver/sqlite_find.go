@@ -33,13 +33,17 @@ func newStatements(db *sqlx.DB) *statements {
 	return &statements{db: db, all: map[string]*sqlx.Stmt{}, most: most}
 }
 
+// known is a statement that was prepared, or nil.
+func (s *statements) known(text string) *sqlx.Stmt {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.all[text]
+}
+
 // get prepares a statement, or finds it. One that had to make room is closed
 // only when nobody uses it any more: package database/sql waits for that.
 func (s *statements) get(ctx context.Context, text string) (*sqlx.Stmt, error) {
-	s.mu.Lock()
-	stmt := s.all[text]
-	s.mu.Unlock()
-	if stmt != nil {
+	if stmt := s.known(text); stmt != nil {
 		return stmt, nil
 	}
 	stmt, err := s.db.PreparexContext(ctx, text)
@@ -106,16 +110,33 @@ func (s *SQLite) find(ctx context.Context, q Query, keyed bool) (Page, error) {
 	keyed = keyed || !steps[0].months && len(arms(&q)) > 1
 	page := newPage(&q)
 	if len(steps) == 1 {
-		err := s.findPart(ctx, nil, &q, &steps[0], &page, keyed)
+		err := findPart(ctx, s.finds.get, &q, &steps[0], &page, keyed)
 		return page, err
 	}
 	tx, err := s.finds.db.BeginTxx(ctx, &sql.TxOptions{ReadOnly: true}) // all parts of one moment
 	if err != nil {
 		return Page{}, sqliteError(ctx, "read", err)
 	}
-	defer func() { _ = tx.Rollback() }() // it has only read
+	// The transaction has a connection, and must not wait for another one to
+	// prepare a statement on: all may be held by such as itself. What is new
+	// is prepared on its own, and for the next behind its end.
+	var missing []string
+	defer func() {
+		_ = tx.Rollback() // it has only read
+		for _, text := range missing {
+			_, _ = s.finds.get(ctx, text) //nolint:sqlclosecheck // it is kept; or the next one tries
+		}
+	}()
+	get := func(ctx context.Context, text string) (*sqlx.Stmt, error) {
+		if stmt := s.finds.known(text); stmt != nil {
+			return tx.StmtxContext(ctx, stmt), nil
+		}
+		missing = append(missing, text)
+		stmt, err := tx.PreparexContext(ctx, text)
+		return stmt, sqliteError(ctx, "prepare", err)
+	}
 	for i := range steps {
-		if err := s.findPart(ctx, tx, &q, &steps[i], &page, keyed); err != nil {
+		if err := findPart(ctx, get, &q, &steps[i], &page, keyed); err != nil {
 			return Page{}, err
 		}
 		if page.More {
@@ -162,14 +183,11 @@ func (s *SQLite) steps(ctx context.Context, q *Query) ([]step, error) {
 }
 
 // findPart adds to the page the rows of one part of the query.
-func (s *SQLite) findPart(ctx context.Context, tx *sqlx.Tx, q *Query, one *step, page *Page, keyed bool) error {
+func findPart(ctx context.Context, get func(context.Context, string) (*sqlx.Stmt, error), q *Query, one *step, page *Page, keyed bool) error {
 	text, args := findSQL(q, one, keyed)
-	stmt, err := s.finds.get(ctx, text)
+	stmt, err := get(ctx, text)
 	if err != nil {
 		return err
-	}
-	if tx != nil {
-		stmt = tx.StmtxContext(ctx, stmt) //nolint:sqlclosecheck // the end of the transaction does
 	}
 	rows, err := stmt.QueryxContext(ctx, append(args, q.Limit-page.met+1, q.Skip)...)
 	if err != nil {
