@@ -453,17 +453,17 @@ func TestStatementsOfATransaction(t *testing.T) {
 	db.Read.SetMaxOpenConns(1)
 	s, err := NewSQLite(t.Context(), db.Write, db.Read)
 	must(t, err)
-	_, err = s.Load(t.Context(), Batch{Rows: Samples(1, 300, "owner-1")})
+	_, err = s.Load(t.Context(), Batch{Rows: Samples(1, 1000, "owner-1")})
 	must(t, err)
 	q, err := ParseQuery("near=-3.7038,40.4168,1000000")
 	must(t, err)
-	q.Limit = 200 // more than the first ring has
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	q.Limit = 50 // more than the first ring has
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	for range 2 { // the second time they are there
 		page, err := s.Find(ctx, q)
 		must(t, err)
-		if len(page.Items) != 200 || !page.More {
+		if len(page.Items) != 50 || !page.More {
 			t.Errorf("%d items, more: %v", len(page.Items), page.More)
 		}
 	}
