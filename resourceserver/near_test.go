@@ -1,7 +1,6 @@
 package resourceserver
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -11,14 +10,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"go.mongodb.org/mongo-driver/bson"
 	"pgregory.net/rapid"
 
-	"github.com/urbandata/urbandata/migrations"
 	"github.com/urbandata/urbandata/resourceserver/query"
-	"github.com/urbandata/urbandata/test/engines"
 )
 
 // Longitudes and latitudes of documents, circles and corners: few, so that
@@ -441,30 +437,4 @@ func lookedAt(t testing.TB, s Store, q Query) (n int) {
 		}
 	}
 	return n
-}
-
-// TestStatementsOfATransaction: a circle is asked for in a transaction, which
-// has a connection: with none left, its statements are prepared all the same.
-func TestStatementsOfATransaction(t *testing.T) {
-	t.Parallel()
-	db := engines.SQLite(t)
-	_, err := migrations.Up(t.Context(), db.Write.DB, migrations.InmueblesSQLite)
-	must(t, err)
-	db.Read.SetMaxOpenConns(1)
-	s, err := NewSQLite(t.Context(), db.Write, db.Read)
-	must(t, err)
-	_, err = s.Load(t.Context(), Batch{Rows: Samples(1, 1000, "owner-1")})
-	must(t, err)
-	q, err := ParseQuery("near=-3.7038,40.4168,1000000")
-	must(t, err)
-	q.Limit = 50 // more than the first ring has
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	for range 2 { // the second time they are there
-		page, err := s.Find(ctx, q)
-		must(t, err)
-		if len(page.Items) != 50 || !page.More {
-			t.Errorf("%d items, more: %v", len(page.Items), page.More)
-		}
-	}
 }
