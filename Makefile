@@ -38,7 +38,7 @@ test-verifiers: ## stock verifiers in five languages, stock OAuth clients in thr
 
 # What test/bench has promises about, and what a run of `make bench` measures.
 PROMISED = ^Benchmark(Verify|VerifyCached|Middleware|ParseKeySet|Sign|Tick|JWKS|RevocationList|Login|Grants|Load|Floor|Growth)$$
-BENCHTIME ?= 1s
+BENCHTIME ?= 0.5s
 BENCHFLAGS ?=
 
 bench: ## what was promised about speed, measured: a table and bench.json (BENCH=JWKS BENCHCOUNT=5)

@@ -223,6 +223,38 @@ func (s *Mongo) byMonths(ctx context.Context, q *Query) (by Query, others query.
 	return by, with(r.month, query.Node{Op: query.Nin, Field: filterFields["start_month"], List: twelve}), true, nil
 }
 
+// eachMonth splits arms further, where months are asked for one by one: each
+// arm, behind a cursor, then has an index in its order. MongoDB splits them by
+// itself on a first page.
+func eachMonth(arms []query.Node) (all []query.Node) {
+	for _, arm := range arms {
+		months := -1
+		if arm.Op == query.And {
+			months = slices.IndexFunc(arm.Nodes, func(n query.Node) bool {
+				return n.Op == query.In && n.Field == filterFields["start_month"] && len(n.List) > 0 && len(n.List) <= 12
+			})
+		}
+		if months < 0 {
+			all = append(all, arm)
+			continue
+		}
+		for _, month := range distinct(arm.Nodes[months].List) {
+			one := query.Node{Op: query.And, Nodes: slices.Clone(arm.Nodes)}
+			one.Nodes[months] = query.Node{Op: query.Eq, Field: filterFields["start_month"], Value: month}
+			all = append(all, one)
+		}
+	}
+	return all
+}
+
+// monthsIndex is the one that has a month's documents in their order. Behind a
+// cursor there are dozens of arms, for each of which MongoDB would weigh all
+// indexes.
+var monthsIndex = bson.D{
+	{Key: "listing_type", Value: 1}, {Key: "property_type", Value: 1}, {Key: "start_month", Value: 1},
+	{Key: "date_key", Value: -1}, {Key: "_id", Value: 1},
+}
+
 // findByMonths is find with months in the place of a range, and asks
 // meanwhile whether that was right. ok is false where it wasn't, or isn't
 // worth it.
@@ -235,7 +267,15 @@ func (s *Mongo) findByMonths(ctx context.Context, q *Query) (page Page, ok bool,
 	go func() {
 		some <- s.inmuebles.FindOne(ctx, others.Mongo(), options.FindOne().SetProjection(bson.D{{Key: "_id", Value: 1}}).SetMaxTime(timeLeft(ctx))).Err()
 	}()
-	page, err = s.findPage(ctx, &by)
+	var hint any
+	if q.After != nil {
+		hint = monthsIndex
+	}
+	page, err = s.findPage(ctx, &by, hint)
+	const badValue = 2 // of the hint: the index is gone
+	if code, is := errors.AsType[mongo.CommandError](err); is && code.Code == badValue && hint != nil {
+		page, err = s.findPage(ctx, &by, nil)
+	}
 	switch none := <-some; {
 	case err != nil:
 		return Page{}, false, err

@@ -207,3 +207,28 @@ func TestReplacedIndex(t *testing.T) {
 		t.Errorf("%d indexes, want %d", len(specs), len(mongoIndexes)+1)
 	}
 }
+
+// TestMonthsIndexIsGone: an operator who drops the index makes pages dear, and
+// breaks none.
+func TestMonthsIndexIsGone(t *testing.T) {
+	t.Parallel()
+	store, _ := openMongo(t)
+	planned(store, 0)
+	_, err := store.Load(t.Context(), Batch{Rows: Samples(1, 500, "owner-1")})
+	must(t, err)
+	s, _ := store.(*Mongo)
+	q := queryOf(t, "listing_type=eq.1&property_type=in.(1,2)&start_month=gte.3&order=date.desc")
+	q.Limit = 20
+	first, err := s.Find(t.Context(), q)
+	must(t, err)
+	q.After, q.Skip = first.After, first.Skip
+	with, err := s.Find(t.Context(), q)
+	must(t, err)
+	_, err = s.inmuebles.Indexes().DropOneWithKey(t.Context(), monthsIndex)
+	must(t, err)
+	without, err := s.Find(t.Context(), q)
+	must(t, err)
+	if len(with.Items) != 20 || len(without.Items) != 20 || with.Items[0].ID != without.Items[0].ID || with.Items[19].ID != without.Items[19].ID {
+		t.Errorf("%d items with the index, %d without", len(with.Items), len(without.Items))
+	}
+}

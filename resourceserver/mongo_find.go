@@ -22,7 +22,7 @@ var mongoIndexes = []mongo.IndexModel{
 	{Keys: bson.D{{Key: "date_key", Value: -1}, {Key: "_id", Value: 1}, {Key: "x_coord", Value: 1}, {Key: "y_coord", Value: 1}}},
 	{Keys: bson.D{{Key: "listing_type", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "listing_type", Value: 1}, {Key: "property_type", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}, {Key: "start_month", Value: 1}}},
-	{Keys: bson.D{{Key: "listing_type", Value: 1}, {Key: "property_type", Value: 1}, {Key: "start_month", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
+	{Keys: monthsIndex},
 	{Keys: bson.D{{Key: "boundary_id", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "owner", Value: 1}, {Key: "date_key", Value: -1}, {Key: "_id", Value: 1}}},
 	{Keys: bson.D{{Key: "other_id", Value: 1}, {Key: "_id", Value: 1}}},
@@ -127,7 +127,7 @@ func mongoPlan(q *Query) (filter, computed, sort bson.D) {
 		// them; with the filter outside the $or it would sort instead.
 		var either bson.A
 		for _, part := range q.Order.Seek(q.After) {
-			for _, where := range arms(q) {
+			for _, where := range eachMonth(arms(q)) {
 				one := part.Mongo()
 				if !where.All() {
 					one = bson.D{{Key: "$and", Value: bson.A{where.Mongo(), one}}}
@@ -165,21 +165,25 @@ func (s *Mongo) find(ctx context.Context, q Query) (page Page, err error) {
 	if page, ok, err := s.findByMonths(ctx, &q); ok || err != nil {
 		return page, err
 	}
-	return s.findPage(ctx, &q)
+	return s.findPage(ctx, &q, nil)
 }
 
 // findPage asks for one document more than wanted, to learn whether there are
 // more, and for all in one batch: the server's first batch is of 101 and a
 // second one costs a round trip. With the batch as large as the limit the
 // server would keep the cursor open, to be closed in a second trip: it is one
-// larger.
-func (s *Mongo) findPage(ctx context.Context, q *Query) (page Page, err error) {
+// larger. A hint names the index to use.
+func (s *Mongo) findPage(ctx context.Context, q *Query, hint any) (page Page, err error) {
 	filter, computed, sort := mongoPlan(q)
 	limit, batch := int64(q.Limit)+1, int32(q.Limit)+2 //nolint:gosec // a page is small
 	var cursor *mongo.Cursor
 	if computed == nil {
-		cursor, err = s.inmuebles.Find(ctx, filter, options.Find().SetSort(sort).SetProjection(withoutWords).SetSkip(int64(q.Skip)).
-			SetLimit(limit).SetBatchSize(batch).SetMaxTime(timeLeft(ctx)))
+		o := options.Find().SetSort(sort).SetProjection(withoutWords).SetSkip(int64(q.Skip)).
+			SetLimit(limit).SetBatchSize(batch).SetMaxTime(timeLeft(ctx))
+		if hint != nil {
+			o.SetHint(hint)
+		}
+		cursor, err = s.inmuebles.Find(ctx, filter, o)
 	} else {
 		cursor, err = s.inmuebles.Aggregate(ctx, mongo.Pipeline{
 			{{Key: "$match", Value: filter}},

@@ -97,6 +97,10 @@ func load(ctx context.Context, o settings) (kept bool, err error) {
 	if o.soak > 0 {
 		s.authnArgs = soakArgs()
 	}
+	// A session is refreshed every few minutes in life, and many times a second
+	// here: none of its last tokens is to be within the grace still, all of
+	// which it would keep.
+	s.authnArgs = append(s.authnArgs, "--refresh-grace", "1ms")
 	defer func() { err = errors.Join(err, s.end()) }()
 	if err := s.start(ctx); err != nil {
 		return false, err
