@@ -36,8 +36,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -92,7 +94,12 @@ func load(ctx context.Context, o settings) (kept bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
+	defer func() {
+		if err != nil {
+			tellCauses(os.Stderr, scratch)
+		}
+		err = errors.Join(err, os.RemoveAll(scratch))
+	}()
 	s := &system{starter: process.NewStarter(), scratch: scratch, authnArgs: []string{"--token-life", "30m"}}
 	if o.soak > 0 {
 		s.authnArgs = soakArgs()
@@ -149,6 +156,23 @@ func load(ctx context.Context, o settings) (kept bool, err error) {
 		return false, err
 	}
 	return r.kept(), nil
+}
+
+// tellCauses prints the last that the services' logs say of a cause.
+func tellCauses(w io.Writer, folder string) {
+	logs, _ := filepath.Glob(filepath.Join(folder, "*.log")) // the pattern is good
+	for _, log := range logs {
+		text, _ := os.ReadFile(log)
+		last := ""
+		for line := range strings.Lines(string(text)) {
+			if strings.Contains(line, `"cause"`) {
+				last = line
+			}
+		}
+		if last != "" {
+			fmt.Fprintf(w, "%s: %s", filepath.Base(log), last)
+		}
+	}
 }
 
 // wanted are the operations with these names.

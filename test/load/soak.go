@@ -129,7 +129,12 @@ func (c *clients) soak(ctx context.Context, d time.Duration) (*soaked, error) {
 			defer asking.Done()
 			p99 := &series{Name: op.name + ", p99", Unit: "ms", most: mostP99}
 			n := 0
-			for range windows {
+			due := func(windows int) int { return int(float64(windows) * perSecond * window.Seconds()) }
+			for w := range windows {
+				if due(w+1) == due(w) { // it comes less than once a window
+					wait(ctx, window)
+					continue
+				}
 				o := open(ctx, op.ours, perSecond, window)
 				if ctx.Err() != nil {
 					return ctx.Err()
