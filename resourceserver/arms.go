@@ -251,8 +251,11 @@ func eachMonth(arms []query.Node) (all []query.Node) {
 // cursor there are dozens of arms, for each of which MongoDB would weigh all
 // indexes.
 var monthsIndex = bson.D{
-	{Key: "listing_type", Value: 1}, {Key: "property_type", Value: 1}, {Key: "start_month", Value: 1},
-	{Key: "date_key", Value: -1}, {Key: "_id", Value: 1},
+	{Key: "listing_type", Value: 1},
+	{Key: "property_type", Value: 1},
+	{Key: "start_month", Value: 1},
+	{Key: "date_key", Value: -1},
+	{Key: "_id", Value: 1},
 }
 
 // findByMonths is find with months in the place of a range, and asks

@@ -185,7 +185,7 @@ func (s *SQLite) steps(ctx context.Context, q *Query) ([]step, error) {
 // findPart adds to the page the rows of one part of the query.
 func findPart(ctx context.Context, get func(context.Context, string) (*sqlx.Stmt, error), q *Query, one *step, page *Page, keyed bool) error {
 	text, args := findSQL(q, one, keyed)
-	stmt, err := get(ctx, text)
+	stmt, err := get(ctx, text) //nolint:sqlclosecheck // it is kept, or ends with the transaction
 	if err != nil {
 		return err
 	}
