@@ -112,7 +112,7 @@ func NewPostgres() (databaseURL string, drop func() error, err error) {
 func kept(t testing.TB, databaseURL string, drop func() error, err error) string {
 	t.Helper()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v", err)
 	}
 	t.Cleanup(func() {
 		if err := drop(); err != nil {
