@@ -131,8 +131,8 @@ func (c *clients) soak(ctx context.Context, d time.Duration) (*soaked, error) {
 			n := 0
 			due := func(windows int) int { return int(float64(windows) * perSecond * window.Seconds()) }
 			for w := range windows {
+				wait(ctx, time.Until(began.Add(time.Duration(w)*window)))
 				if due(w+1) == due(w) { // it comes less than once a window
-					wait(ctx, window)
 					continue
 				}
 				o := open(ctx, op.ours, perSecond, window)
