@@ -10,14 +10,11 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-
-	"github.com/urbandata/urbandata/test/engines"
 )
 
 // idleConnections is how many clients stay connected and say nothing.
@@ -27,13 +24,7 @@ const idleConnections = 10_000
 // and with a bare handler.
 func strikeIdle(ctx context.Context, v *victims, r *report, _ time.Duration) error {
 	bearer, _ := v.seen.Load().(string)
-	floorURL, drop, err := engines.NewPostgres()
-	if err != nil {
-		return err
-	}
-	v.ends = append(v.ends, drop)
-	v.env["FLOOR_POSTGRES"] = floorURL
-	floor, err := v.spawn(ctx, "floor-connections", filepath.Join(v.scratch, "floor"), []string{"-jwks", v.authn.url + "/.well-known/jwks.json", "-metrics-listen"})
+	floor, err := v.launchFloor(ctx, "floor-connections", v.authn)
 	if err != nil {
 		return err
 	}

@@ -62,7 +62,9 @@ type system struct {
 	starter *process.Starter
 	scratch string
 	binary  string // urbandata
-	machine machine
+
+	floorBinary string
+	machine     machine
 
 	authn, inmuebles, floor *service
 
@@ -83,8 +85,8 @@ func (s *system) start(ctx context.Context) error {
 		MaxConnsPerHost: connections, MaxIdleConnsPerHost: connections, DisableCompression: true,
 	}}
 	s.binary = filepath.Join(s.scratch, "urbandata")
-	floor := filepath.Join(s.scratch, "floor")
-	for to, pkg := range map[string]string{s.binary: "github.com/urbandata/urbandata", floor: "github.com/urbandata/urbandata/test/load/floor"} {
+	s.floorBinary = filepath.Join(s.scratch, "floor")
+	for to, pkg := range map[string]string{s.binary: "github.com/urbandata/urbandata", s.floorBinary: "github.com/urbandata/urbandata/test/load/floor"} {
 		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", to, pkg) //nolint:gosec // names of ours
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
@@ -98,7 +100,7 @@ func (s *system) start(ctx context.Context) error {
 	if err := s.startServices(ctx, postgres, mongodb); err != nil {
 		return err
 	}
-	return s.startFloor(ctx, floor, postgres)
+	return s.startFloor(ctx)
 }
 
 func (s *system) openDatabases(ctx context.Context) (postgres, mongodb *database, err error) {
@@ -229,12 +231,7 @@ func (s *system) startServices(ctx context.Context, postgres, mongodb *database)
 
 // startFloor starts the floor on databases of its own, with the same documents
 // and indexes.
-func (s *system) startFloor(ctx context.Context, binary string, postgres *database) error {
-	floorURL, drop, err := engines.NewPostgres()
-	if err != nil {
-		return err
-	}
-	s.ends = append(s.ends, drop)
+func (s *system) startFloor(ctx context.Context) error {
 	mongoURL, drop, err := engines.NewMongo()
 	if err != nil {
 		return err
@@ -249,9 +246,21 @@ func (s *system) startFloor(ctx context.Context, binary string, postgres *databa
 	if err := copyCollection(ctx, from, to); err != nil {
 		return fmt.Errorf("copy the documents for the floor: %w", err)
 	}
-	s.env["FLOOR_POSTGRES"], s.env["FLOOR_MONGODB"], s.env["FLOOR_MONGODB_NAME"] = floorURL, mongoURL, name
-	s.floor, err = s.spawn(ctx, "floor", binary, []string{"-jwks", s.authn.url + "/.well-known/jwks.json", "-metrics-listen"})
+	s.env["FLOOR_MONGODB"], s.env["FLOOR_MONGODB_NAME"] = mongoURL, name
+	s.floor, err = s.launchFloor(ctx, "floor", s.authn)
 	return err
+}
+
+// launchFloor starts a floor that takes the tokens of an authn, with a new
+// PostgreSQL database and the documents of [system.startFloor].
+func (s *system) launchFloor(ctx context.Context, name string, authn *service) (*service, error) {
+	databaseURL, drop, err := engines.NewPostgres()
+	if err != nil {
+		return nil, err
+	}
+	s.ends = append(s.ends, drop)
+	s.env["FLOOR_POSTGRES"] = databaseURL
+	return s.spawn(ctx, name, s.floorBinary, []string{"-jwks", authn.url + "/.well-known/jwks.json", "-metrics-listen"})
 }
 
 func copyCollection(ctx context.Context, from, to *mongo.Collection) error {
